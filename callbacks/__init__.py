@@ -1,0 +1,19 @@
+"""Lightning callbacks: when to look and where to write. What they show is computed in gpt_lightning."""
+
+from callbacks.attention_heatmaps import AttentionHeatmaps
+from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from callbacks.depth_scan import DepthScan
+from callbacks.progress import StepProgressBar
+from callbacks.text_samples import TextSamples, sample
+from callbacks.throughput import Throughput
+
+__all__ = [
+    "AttentionHeatmaps",
+    "BestCheckpoint",
+    "DepthScan",
+    "LastCheckpoint",
+    "StepProgressBar",
+    "TextSamples",
+    "Throughput",
+    "sample",
+]

@@ -1,0 +1,39 @@
+"""Text that the network writes, to TensorBoard's text tab, at validation."""
+
+import lightning as L
+
+from callbacks.when import TensorBoardCallback
+from gpt_lightning.text import generate_text
+
+
+class TextSamples(TensorBoardCallback):
+    """Write `samples` to TensorBoard: the network's continuation of a prompt, with the same seed each time.
+
+    Args:
+        prompt: Text to continue.
+        max_new_tokens: Length of the continuation; cut to what the context holds.
+        temperature: 0 takes the likeliest token, 1 samples as trained.
+        every_n_validations: Write at every n-th validation; 0 never.
+    """
+
+    def __init__(
+        self, prompt: str = "\n", max_new_tokens: int = 200, temperature: float = 0.8, every_n_validations: int = 1
+    ) -> None:
+        super().__init__(every_n_validations)
+        self.prompt, self.max_new_tokens, self.temperature = prompt, max_new_tokens, temperature
+
+    def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
+        """Sample and write, as preformatted Markdown."""
+        text = sample(pl_module.model, trainer.datamodule.encoding, self.prompt, self.max_new_tokens, self.temperature)
+        preformatted = "\n".join("    " + line for line in text.splitlines())
+        trainer.logger.experiment.add_text("samples", preformatted, step)
+
+
+def sample(gpt, encoding, prompt: str, max_new_tokens: int, temperature: float) -> str:
+    """The prompt and its continuation, as long as the context allows."""
+    room = gpt.config.context_length - len(prompt.encode())  # a token is at least one byte
+    was_training = gpt.training
+    gpt.eval()
+    text = "".join(generate_text(gpt, encoding, prompt, max(1, min(max_new_tokens, room)), temperature))
+    gpt.train(was_training)
+    return prompt + text

@@ -1,0 +1,39 @@
+"""When a callback looks, in one place: at real validations during fit, on rank zero, with TensorBoard to write to."""
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+
+class TensorBoardCallback(L.Callback):
+    """Base of the callbacks that write to TensorBoard at validation: calls `write` when it is time.
+
+    Args:
+        every_n_validations: Write at every n-th validation; 0 never.
+    """
+
+    def __init__(self, every_n_validations: int = 1) -> None:
+        if every_n_validations < 0:
+            raise ValueError(f"every_n_validations is {every_n_validations} but must be 0 (never) or more")
+        self.every_n_validations = every_n_validations
+        self._validations = 0
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count real validations and write at every n-th, the first included."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not self.every_n_validations:
+            return
+        due = self._validations % self.every_n_validations == 0
+        self._validations += 1
+        if due and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+            self.write(trainer, pl_module, trainer.global_step)
+
+    def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
+        """Compute and write what this callback is for; `step` is the number of optimiser steps taken."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict:
+        """How many validations there were, so that a resumed run keeps the rhythm."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """The opposite."""
+        self._validations = state_dict["validations"]

@@ -1,0 +1,54 @@
+"""Sample text from a checkpoint: python generate.py --checkpoint runs/default/version_0/checkpoints/last.ckpt --prompt "def " """
+
+import argparse
+
+from gpt_lightning.cli_errors import clear_errors
+
+
+def main() -> None:
+    """Parse, load, print the continuation as it is sampled."""
+    parser = argparse.ArgumentParser(description="Sample text from a checkpoint of this project.")
+    parser.add_argument("--checkpoint", required=True, help="checkpoint file, e.g. runs/default/version_0/checkpoints/last.ckpt")
+    parser.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
+    parser.add_argument("--tokens", type=positive_int, help="tokens to add (default: up to the end of the context)")
+    parser.add_argument("--temperature", type=temperature, default=0.8, help="0 takes the likeliest token (default: 0.8)")
+    parser.add_argument("--top_k", type=positive_int, help="sample among the k likeliest tokens only")
+    parser.add_argument("--seed", type=int, default=1337, help="the same seed gives the same text (default: 1337)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute (default: auto)")
+    args = parser.parse_args()
+
+    # Imported after parsing, so that --help and a mistyped option answer at once.
+    from gpt_lightning.checkpoint import load_checkpoint
+    from gpt_lightning.device import choose_device
+    from gpt_lightning.text import generate_text
+
+    device = choose_device(args.device)
+    loaded = load_checkpoint(args.checkpoint)
+    pieces = generate_text(
+        loaded.model.to(device), loaded.encoding, args.prompt, args.tokens, args.temperature, args.top_k, args.seed
+    )
+    print(args.prompt, end="")
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def temperature(text: str) -> float:
+    """An argparse type: a finite number of at least 0."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a temperature of 0 or more")
+    return number
+
+
+if __name__ == "__main__":
+    with clear_errors():
+        main()

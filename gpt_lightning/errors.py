@@ -1,0 +1,9 @@
+"""The one exception that means "the user can fix this".
+
+Library code raises `UserError` with a sentence that names the thing and the way out; the entry points print that sentence
+and exit with a non-zero status instead of a traceback.
+"""
+
+
+class UserError(Exception):
+    """Bad input, a missing file, a checkpoint of another shape: the message is one clear sentence for the user."""

@@ -1,0 +1,231 @@
+"""The network, by hand: GPT-2's pre-norm decoder, read top to bottom.
+
+It knows nothing of training, Lightning, callbacks or plots. Sizes and options are the fields of `GPTConfig`; each option picks
+a small module once, in a constructor, so that `forward` reads as plain GPT-2.
+
+Shapes: B batch, T tokens, S tokens seen so far (cache included), C = d_model, H heads, D = C / H, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
+
+from gpt_lightning.kv_cache import KVCache, LayerCache
+
+
+@dataclass
+class GPTConfig:
+    """Sizes and options of the network; the defaults are GPT-2 small (124,439,808 parameters).
+
+    Args:
+        n_layer: Number of blocks.
+        n_head: Attention heads per block; divides d_model.
+        d_model: Width of the residual stream.
+        context_length: Longest sequence, in tokens.
+        vocab_size: Number of token ids; train.py fills it in from the tokenizer.
+        dropout: Probability of dropping embeddings, attention weights and sublayer outputs, 0 to 1 (exclusive).
+        bias: Whether linear layers and layer norms have a bias, as in GPT-2.
+        tie_weights: Whether the head shares the token embedding's matrix, as in GPT-2.
+        position: "learned" adds a trained vector per position, as in GPT-2; "rope" rotates queries and keys instead.
+    """
+
+    n_layer: int = 12
+    n_head: int = 12
+    d_model: int = 768
+    context_length: int = 1024
+    vocab_size: int = 50257
+    dropout: float = 0.0
+    bias: bool = True
+    tie_weights: bool = True
+    position: Literal["learned", "rope"] = "learned"
+
+    def __post_init__(self) -> None:
+        """Report every impossible field at once (ValueError)."""
+        problems = [
+            f"{name} is {getattr(self, name)} but must be at least 1"
+            for name in ("n_layer", "n_head", "d_model", "context_length", "vocab_size")
+            if getattr(self, name) < 1
+        ]
+        if self.n_head >= 1 and self.d_model % self.n_head:
+            problems.append(f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head})")
+        elif self.position == "rope" and self.n_head >= 1 and (self.d_model // self.n_head) % 2:
+            problems.append(f"rope needs an even head width, but d_model / n_head is {self.d_model // self.n_head}")
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout is {self.dropout} but must be at least 0 and below 1")
+        if self.position not in ("learned", "rope"):
+            problems.append(f"position is {self.position!r} but must be 'learned' or 'rope'")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+class Attend(nn.Module):
+    """Mix values by causal attention. The one attention call, and the one place where interpretability looks.
+
+    It has no parameters. Its inputs are q, k, v after positions, which is all that a forward hook needs to recompute the
+    attention weights; they are never materialised here.
+    """
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
+        T, S = q_BHTD.size(-2), k_BHSD.size(-2)
+        dropout_p = self.dropout if self.training else 0.0
+        # Queries are the last T of S positions. One query sees every key; T = S is plain causal attention; only a prompt that
+        # continues a cache needs a mask that is aligned to the last key.
+        mask = causal_lower_right(T, S) if 1 < T < S else None
+        return F.scaled_dot_product_attention(
+            q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, dropout_p=dropout_p, is_causal=T == S and T > 1
+        )
+
+
+class RotaryPositions(nn.Module):
+    """Rotate pairs of channels by an angle proportional to the position (RoPE; Su et al. 2021, in GPT-NeoX's half layout)."""
+
+    def __init__(self, head_width: int, context_length: int, base: float = 10_000.0) -> None:
+        super().__init__()
+        frequencies = base ** -(torch.arange(0, head_width, 2).float() / head_width)
+        angles = torch.outer(torch.arange(context_length).float(), frequencies)
+        # Not saved: they follow from the config. Float32, whatever the precision of the run.
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, x_BHTD: Tensor, start: int) -> Tensor:
+        cos, sin = (table[start : start + x_BHTD.size(-2)] for table in (self.cos, self.sin))
+        first, second = x_BHTD.float().chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).type_as(x_BHTD)
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention: project to Q, K, V, mix the values, project back."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.bias)
+        head_width = config.d_model // config.n_head
+        self.rotary = RotaryPositions(head_width, config.context_length) if config.position == "rope" else None
+        self.attend = Attend(config.dropout)
+        self.output = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTC: Tensor, cache: LayerCache | None = None) -> Tensor:
+        B, T, C = x_BTC.shape
+        qkv = self.qkv(x_BTC).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.rotary is not None:
+            start = 0 if cache is None else cache.length
+            q, k = self.rotary(q, start), self.rotary(k, start)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        mixed_BTC = self.attend(q, k, v).transpose(1, 2).reshape(B, T, C)
+        return self.dropout(self.output(mixed_BTC))
+
+
+class MLP(nn.Module):
+    """Widen four times, GELU (the tanh form, as in GPT-2), narrow again."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.d_model, 4 * config.d_model, bias=config.bias)
+        self.down = nn.Linear(4 * config.d_model, config.d_model, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.dropout(self.down(F.gelu(self.up(x_BTC), approximate="tanh")))
+
+
+class Block(nn.Module):
+    """One layer: attention, then MLP, each normalised on the way in and added to the residual stream."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.d_model, bias=config.bias)
+        self.attention = CausalSelfAttention(config)
+        self.norm2 = nn.LayerNorm(config.d_model, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x_BTC: Tensor, cache: LayerCache | None = None) -> Tensor:
+        x_BTC = x_BTC + self.attention(self.norm1(x_BTC), cache)
+        return x_BTC + self.mlp(self.norm2(x_BTC))
+
+
+class GPT(nn.Module):
+    """The whole network: tokens in, logits out.
+
+    >>> gpt = GPT(GPTConfig(n_layer=2, n_head=2, d_model=16, context_length=8, vocab_size=10))
+    >>> gpt(torch.zeros(1, 4, dtype=torch.long)).shape
+    torch.Size([1, 4, 10])
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        learned = config.position == "learned"
+        self.position_embedding = nn.Embedding(config.context_length, config.d_model) if learned else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.d_model, bias=config.bias)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.initialise()
+        if config.tie_weights:
+            self.head.weight = self.token_embedding.weight
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """GPT-2's initialisation: normal with std 0.02, biases zero, and the 2·n_layer projections that write to the
+        residual stream scaled by 1/√(2·n_layer) (Radford et al. 2019, section 2.3)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            for projection in (block.attention.output, block.mlp.down):
+                projection.weight.div_(math.sqrt(2 * self.config.n_layer))
+
+    def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits (B, T, V) of the token after each of `tokens_BT` (B, T) int64.
+
+        With a cache, `tokens_BT` continues what the cache has seen, and is added to it.
+
+        Raises:
+            ValueError: more tokens, the cached ones included, than the context holds.
+        """
+        return self.head(self.hidden_states(tokens_BT, cache))
+
+    def hidden_states(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the head reads: the residual stream after the last block and the final norm, (B, T, C)."""
+        start = 0 if cache is None else cache.length
+        end = start + tokens_BT.size(1)
+        if end > self.config.context_length:
+            raise ValueError(f"{end} tokens do not fit into a context of {self.config.context_length} tokens")
+        x_BTC = self.token_embedding(tokens_BT)
+        if self.position_embedding is not None:
+            x_BTC = x_BTC + self.position_embedding.weight[start:end]
+        x_BTC = self.dropout(x_BTC)
+        for layer, block in enumerate(self.blocks):
+            x_BTC = block(x_BTC, None if cache is None else cache.layer(layer))
+        if cache is not None:
+            cache.advance(tokens_BT.size(1))
+        return self.norm(x_BTC)
+
+    def parameter_count(self) -> int:
+        """Number of trained numbers; a tied head counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def flops_per_token(self) -> int:
+        """Floating-point operations of forward and backward per token: 6 per weight that multiplies, plus attention's
+        12·n_layer·d_model·T (PaLM, Chowdhery et al. 2022, appendix B; the causal half is counted, as is customary)."""
+        # Embeddings are looked up, not multiplied; a tied matrix multiplies as the head. Summing over blocks and the head
+        # keeps the count the same for tied and untied weights.
+        multiplied = sum(p.numel() for p in self.blocks.parameters() if p.dim() == 2) + self.head.weight.numel()
+        c = self.config
+        return 6 * multiplied + 12 * c.n_layer * c.d_model * c.context_length

@@ -1,0 +1,210 @@
+"""The LightningModule: loss, metrics, optimiser, schedule. Nothing about files, corpora or plots.
+
+Training randomness (dropout) is a pure function of (seed, batch, rank): nothing has to be saved for an exact resume, and
+validation may draw as many random numbers as it likes.
+"""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torchmetrics import MeanMetric
+
+from gpt_lightning.errors import UserError
+from gpt_lightning.loss import IGNORED, next_token_loss
+from gpt_lightning.model import GPT, Block, GPTConfig
+from gpt_lightning.optim import adamw, warmup_cosine
+
+Batch = tuple[Tensor, Tensor]  # inputs and targets, (B, T) int64 each; targets of -100 do not count
+
+
+class GPTModule(L.LightningModule):
+    """Train a GPT to predict the next token.
+
+    Args:
+        gpt: Sizes and options of the network.
+        learning_rate: Peak learning rate of AdamW.
+        warmup_steps: Optimiser steps of linear warm-up.
+        decay_steps: Optimiser step at which the cosine reaches its end; null means the last step of the run.
+        final_learning_rate_fraction: Learning rate at the end of the cosine, as a share of the peak.
+        weight_decay: AdamW's decay of matrices; biases and norms never decay.
+        beta1: AdamW's decay rate of the gradient's running mean.
+        beta2: AdamW's decay rate of the squared gradient's running mean.
+        compile: Compile the training step with torch.compile.
+        activation_checkpointing: Recompute each block's activations in backward: less memory, about a third more compute.
+    """
+
+    def __init__(
+        self,
+        gpt: GPTConfig,
+        learning_rate: float = 6e-4,
+        warmup_steps: int = 100,
+        decay_steps: int | None = None,
+        final_learning_rate_fraction: float = 0.1,
+        weight_decay: float = 0.1,
+        beta1: float = 0.9,
+        beta2: float = 0.95,
+        compile: bool = False,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        # A checkpoint keeps the config as a plain dict, so that it loads with weights_only=True; it comes back as one.
+        gpt = gpt if isinstance(gpt, GPTConfig) else GPTConfig(**gpt)
+        self.save_hyperparameters(ignore=["gpt"])
+        self.save_hyperparameters({"gpt": asdict(gpt)})
+        self.model = GPT(gpt)
+        if activation_checkpointing:
+            apply_activation_checkpointing(self.model, check_fn=lambda module: isinstance(module, Block))
+        self.training_loss = torch.compile(next_token_loss) if compile else next_token_loss
+        # nan_strategy: the check costs a device synchronisation per batch, and a non-finite loss stops the run anyway.
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        # Part of the checkpoint, so that a resumed run logs the same averages as one that was never stopped.
+        self.train_loss.persistent(True)
+        self.val_loss, self.val_bits_per_byte = (MeanMetric(nan_strategy="disable") for _ in range(2))
+        self.register_buffer("token_byte_lengths", None, persistent=False)
+        self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+        self.seed: int | None = None
+        self.unstepped_gradients: list[Tensor | None] | None = None
+
+    # ---- set-up
+
+    def setup(self, stage: str) -> None:
+        """Take from the datamodule how many bytes each token stands for; remember the run's seed."""
+        lengths = getattr(self.trainer.datamodule, "token_byte_lengths", None)
+        if lengths is not None:
+            self.token_byte_lengths = lengths.to(self.device)
+        if self.seed is None:
+            self.seed = torch.initial_seed()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with decay on matrices only; warm-up and cosine per optimiser step."""
+        h = self.hparams
+        precision = self.trainer.precision_plugin
+        scaled = isinstance(precision, MixedPrecision) and precision.scaler is not None
+        # Lightning cannot clip gradients that a fused optimiser unscales by itself.
+        fused = not (scaled and self.trainer.gradient_clip_val)
+        optimizer = adamw(self.model, h.learning_rate, (h.beta1, h.beta2), h.weight_decay, fused)
+        decay_steps = h.decay_steps or self.total_optimizer_steps()
+        multiplier = warmup_cosine(h.warmup_steps, decay_steps, h.final_learning_rate_fraction)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def total_optimizer_steps(self) -> int:
+        """Optimiser steps of the whole run. Not `trainer.estimated_stepping_batches`: that sets the loaders up again and
+        loses a resumed loader's position (Lightning issue 20550)."""
+        trainer = self.trainer
+        if trainer.max_steps > 0:
+            return trainer.max_steps
+        if trainer.max_epochs is None or trainer.max_epochs < 0:
+            raise UserError(
+                "The cosine schedule needs to know where training ends: give --trainer.max_steps, --trainer.max_epochs or "
+                "--model.decay_steps."
+            )
+        batches = len(trainer.datamodule.train_dataloader())
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+
+    # ---- training
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed this batch's dropout, and put back gradients that a checkpoint inside an accumulation window carried."""
+        # Distinct for every (batch, rank); the golden-ratio multiplier spreads neighbouring numbers over 64 bits.
+        stream = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
+        torch.manual_seed((self.seed + stream * 0x9E3779B97F4A7C15) % 2**63)
+        if self.unstepped_gradients is not None:
+            for parameter, gradient in zip(self.model.parameters(), self.unstepped_gradients, strict=True):
+                parameter.grad = None if gradient is None else gradient.to(parameter.device)
+            self.unstepped_gradients = None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean next-token loss in nats of one batch."""
+        inputs, targets = batch
+        loss = self.training_loss(self.model, inputs, targets)
+        detached = loss.detach()
+        self.train_loss.update(detached)
+        # Kept on the device: looking at the value here would make the CPU wait for the GPU in every batch.
+        first_bad = (self.first_bad_step < 0) & ~detached.isfinite()
+        self.first_bad_step = torch.where(first_bad, self.global_step, self.first_bad_step)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Every `log_every_n_steps` optimiser steps: the mean loss since the last time, and a look for a non-finite one."""
+        stepped = not self.trainer.fit_loop._should_accumulate()
+        if stepped and self.global_step % self.trainer.log_every_n_steps == 0:
+            self.stop_if_not_finite()
+            self.log("train/loss", self.train_loss.compute())
+            self.train_loss.reset()
+
+    def stop_if_not_finite(self) -> None:
+        """Raise UserError on every rank, naming the step, if any rank's loss was NaN or infinite so far."""
+        bad_step = int(self.trainer.strategy.reduce(self.first_bad_step, reduce_op="max"))
+        if bad_step >= 0:
+            raise UserError(
+                f"The loss became non-finite (NaN or infinite) at optimiser step {bad_step}; training stopped and the last "
+                "checkpoint was kept. Try a lower --model.learning_rate, more --model.warmup_steps, or "
+                "--trainer.gradient_clip_val 1.0."
+            )
+
+    # ---- validation and test
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one batch's nats, tokens and bytes."""
+        inputs, targets = batch
+        nats = next_token_loss(self.model, inputs, targets, reduction="sum")
+        counted = targets != IGNORED
+        tokens = counted.sum()
+        self.val_loss.update(nats / tokens.clamp(min=1), tokens)
+        if self.token_byte_lengths is not None:
+            n_bytes = self.token_byte_lengths[targets[counted]].sum()
+            self.val_bits_per_byte.update(nats / n_bytes.clamp(min=1) / math.log(2), n_bytes)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same figures, on the test split."""
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss (nats per token), perplexity, and bits per byte, which compares runs with different tokenizers."""
+        self.log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """As for validation, under `test/`."""
+        self.log_evaluation("test")
+
+    def log_evaluation(self, split: str) -> None:
+        """Log and reset the metrics of one pass over a split."""
+        loss = self.val_loss.compute()
+        values = {"loss": loss, "perplexity": loss.exp()}
+        if self.token_byte_lengths is not None:
+            values["bits_per_byte"] = self.val_bits_per_byte.compute()
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()})
+        self.val_loss.reset()
+        self.val_bits_per_byte.reset()
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the seed and, inside an accumulation window, the gradients so far; refuse to save after a non-finite loss."""
+        self.stop_if_not_finite()
+        checkpoint["seed"] = self.seed
+        if self.trainer.state.fn == TrainerFn.FITTING and self.trainer.fit_loop._should_accumulate():
+            gradients = [parameter.grad for parameter in self.model.parameters()]
+            checkpoint["unstepped_gradients"] = [None if g is None else g.detach().cpu() for g in gradients]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the seed and the gradients of an unfinished accumulation window."""
+        self.seed = checkpoint.get("seed", self.seed)
+        self.unstepped_gradients = checkpoint.get("unstepped_gradients")
+
+    @property
+    def flops_per_batch(self) -> int:
+        """Floating-point operations of one training batch on one device, for MFU."""
+        data = self.trainer.datamodule
+        return self.model.flops_per_token() * data.batch_size * data.context_length

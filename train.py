@@ -1,0 +1,174 @@
+"""Train, validate and test through LightningCLI.
+
+    python train.py                                              train the default configuration
+    python train.py fit --config configs/shakespeare.yaml        another one, layered over the default
+    python train.py fit --config … --ckpt_path last              go on where the newest run of that experiment stopped
+    python train.py validate --config … --ckpt_path best         figures of a checkpoint
+
+`python train.py fit --help` lists every option; `--print_config` shows the whole configuration.
+"""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import callbacks
+from gpt_lightning import precision, runs
+from gpt_lightning.checkpoint import check_same_network, read_checkpoint
+from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.data import TextDataModule
+from gpt_lightning.data.tokenizer import vocabulary_size
+from gpt_lightning.errors import UserError
+from gpt_lightning.model import GPTConfig
+from gpt_lightning.module import GPTModule
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
+SUBCOMMANDS = ("fit", "validate", "test")
+
+
+class GPTCLI(LightningCLI):
+    """LightningCLI with this project's run directories, precision, resume and callbacks."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--experiment", default="default", help="Name of the directory of runs under runs_dir.")
+        parser.add_argument("--runs_dir", default="runs", help="Where runs are kept.")
+        parser.link_arguments("data.tokenizer", "model.gpt.vocab_size", compute_fn=vocabulary_size)
+        parser.add_lightning_class_args(callbacks.DepthScan, "depth_scan")
+        parser.add_lightning_class_args(callbacks.AttentionHeatmaps, "attention_heatmaps")
+        parser.add_lightning_class_args(callbacks.TextSamples, "text_samples")
+        parser.add_lightning_class_args(callbacks.LastCheckpoint, "last_checkpoint")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in SUBCOMMANDS}
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: Lightning would let the checkpoint's hyper-parameters override it silently."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settle what depends on more than one setting: the checkpoint, the run directory, the precision, the context."""
+        config = self.config[self.subcommand]
+        experiment_dir = Path(config.runs_dir) / config.experiment
+        self.run_dir, self.resume_step = runs.new_run(experiment_dir), None
+        if config.ckpt_path is not None:
+            self.resume_from(config, experiment_dir)
+        if config.data.context_length is None:
+            config.data.context_length = config.model.gpt.context_length
+        if config.data.context_length > config.model.gpt.context_length:
+            raise UserError(
+                f"data.context_length ({config.data.context_length}) is longer than the network's context "
+                f"(model.gpt.context_length {config.model.gpt.context_length})."
+            )
+        on_gpu = precision.uses_gpu(config.trainer.accelerator)
+        config.trainer.precision, line = precision.choose_precision(
+            config.trainer.precision, on_gpu, config.model.gpt.d_model
+        )
+        if line:
+            say(line)
+        if self.subcommand != "fit":
+            self.save_config_callback = None  # a look at a checkpoint makes no run of its own
+
+    def resume_from(self, config, experiment_dir: Path) -> None:
+        """Find and check the checkpoint that `--ckpt_path` names, and go on in its run's directory."""
+        if config.ckpt_path == "last":
+            config.ckpt_path = str(runs.last_run(experiment_dir) / runs.LAST)
+        elif config.ckpt_path == "best":
+            config.ckpt_path = str(runs.last_run(experiment_dir) / runs.BEST)
+        checkpoint = read_checkpoint(config.ckpt_path)
+        check_same_network(checkpoint, GPTConfig(**vars(config.model.gpt)), config.ckpt_path)
+        config.weights_only = True
+        self.resume_step = checkpoint["global_step"]
+        self.run_dir = runs.run_of(Path(config.ckpt_path)) or self.run_dir
+
+    def instantiate_trainer(self, **kwargs):
+        """Add the logger of this run, unless the user chose one, and the callbacks that every run has."""
+        config = self._get(self.config_init, "trainer")
+        extra = [callbacks.Throughput()]
+        if self.subcommand == "fit":
+            extra.append(callbacks.BestCheckpoint())
+        if config.enable_progress_bar is not False:
+            extra.append(callbacks.StepProgressBar())
+        if config.logger is None or config.logger is True:
+            kwargs["logger"] = self.tensorboard_logger() if self.subcommand == "fit" else False
+        if config.default_root_dir is None:
+            kwargs["default_root_dir"] = str(self.run_dir)
+        kwargs["callbacks"] = [*(config.callbacks or []), *extra]
+        return super().instantiate_trainer(**kwargs)
+
+    def tensorboard_logger(self) -> TensorBoardLogger:
+        """Log into the run's directory; after a resume TensorBoard drops what was logged past the checkpoint."""
+        return TensorBoardLogger(
+            save_dir=str(self.run_dir.parent.parent),
+            name=self.run_dir.parent.name,
+            version=self.run_dir.name,
+            default_hp_metric=False,
+            purge_step=self.resume_step,
+        )
+
+    def before_fit(self) -> None:
+        """Say what is about to run."""
+        model, data, trainer = self.model.model, self.datamodule, self.trainer
+        c = model.config
+        say(
+            f"{c.n_layer} layers × {c.n_head} heads × {c.d_model} wide, {model.parameter_count():,} parameters, "
+            f"context {c.context_length}, positions {c.position}\n"
+            f"corpus {data.hparams.corpus}, tokenizer {data.hparams.tokenizer}, batch {data.hparams.batch_size} × "
+            f"{trainer.accumulate_grad_batches} accumulated\n"
+            f"{type(trainer.accelerator).__name__} × {trainer.num_devices}, precision {trainer.precision}\n"
+            f"run {self.run_dir}" + ("" if self.resume_step is None else f", resumed at step {self.resume_step:,}")
+        )
+
+    def after_fit(self) -> None:
+        """Say where everything lies, and show what the network writes."""
+        if self.trainer.fast_dev_run:
+            return
+        samples = self._get(self.config_init, "text_samples")
+        text = callbacks.sample(self.model.model, self.datamodule.encoding, samples.prompt, 200, samples.temperature)
+        say(
+            f"\nA sample:\n{text.strip()}\n\n"
+            f"Stopped after {self.trainer.global_step:,} optimiser steps.\n"
+            f"The run lies in   {self.run_dir}\n"
+            f"Look at it with   tensorboard --logdir {self.run_dir.parent.parent}\n"
+            f"Analyse it with   python analyze.py --checkpoint {self.run_dir / runs.LAST}\n"
+            f"Go on with        python {' '.join(self.resume_command())}"
+        )
+
+    def resume_command(self) -> list[str]:
+        """The arguments of this call, with `--ckpt_path last`."""
+        return ["train.py", *sys.argv[1:], "--ckpt_path", "last"]
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print once, whatever the number of ranks."""
+    print(text, flush=True)
+
+
+def main() -> None:
+    """Run the CLI; without a subcommand, fit."""
+    if len(sys.argv) == 1 or sys.argv[1] not in (*SUBCOMMANDS, "-h", "--help"):
+        sys.argv.insert(1, "fit")
+    # Lightning's own notices (which devices exist, tips) say less than `before_fit`; warnings and errors stay.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")  # Lightning's own call, not the user's
+    GPTCLI(
+        GPTModule,
+        TextDataModule,
+        seed_everything_default=1337,
+        parser_kwargs={name: {"default_config_files": [str(DEFAULT_CONFIG)]} for name in SUBCOMMANDS},
+        save_config_callback=SaveConfigCallback,
+        save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+    )
+
+
+if __name__ == "__main__":
+    with clear_errors(MisconfigurationException):
+        main()
