@@ -8,13 +8,19 @@ from gpt_lightning.cli_errors import clear_errors
 def main() -> None:
     """Parse, load, print the continuation as it is sampled."""
     parser = argparse.ArgumentParser(description="Sample text from a checkpoint of this project.")
-    parser.add_argument("--checkpoint", required=True, help="checkpoint file, e.g. runs/default/version_0/checkpoints/last.ckpt")
+    parser.add_argument(
+        "--checkpoint", required=True, help="checkpoint file, e.g. runs/default/version_0/checkpoints/last.ckpt"
+    )
     parser.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
     parser.add_argument("--tokens", type=positive_int, help="tokens to add (default: up to the end of the context)")
-    parser.add_argument("--temperature", type=temperature, default=0.8, help="0 takes the likeliest token (default: 0.8)")
+    parser.add_argument(
+        "--temperature", type=temperature, default=0.8, help="0 takes the likeliest token (default: 0.8)"
+    )
     parser.add_argument("--top_k", type=positive_int, help="sample among the k likeliest tokens only")
     parser.add_argument("--seed", type=int, default=1337, help="the same seed gives the same text (default: 1337)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute (default: auto)")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute (default: auto)"
+    )
     args = parser.parse_args()
 
     # Imported after parsing, so that --help and a mistyped option answer at once.

@@ -8,11 +8,16 @@
 `python train.py fit --help` lists every option; `--print_config` shows the whole configuration.
 """
 
+import difflib
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
 
+import gpt_lightning  # noqa: F401, I001  first: it settles OpenMP's threads before torch is imported
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -30,6 +35,18 @@ from gpt_lightning.module import GPTModule
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
 SUBCOMMANDS = ("fit", "validate", "test")
+
+
+class Parser(LightningArgumentParser):
+    """The parser of LightningCLI, with errors of one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Print what is wrong, and the option that a misspelt one is closest to; exit with 2, as argparse does."""
+        unknown = re.search(r"unrecognized arguments: (--[\w.]+)", message)
+        close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
+        hint = f" (did you mean {close[0]}?)" if close else f"; {self.prog} --help lists all options"
+        print(f"error: {' '.join(message.split())}{hint}", file=sys.stderr)
+        raise SystemExit(2)
 
 
 class GPTCLI(LightningCLI):
@@ -56,32 +73,36 @@ class GPTCLI(LightningCLI):
         config = self.config[self.subcommand]
         experiment_dir = Path(config.runs_dir) / config.experiment
         self.run_dir, self.resume_step = runs.new_run(experiment_dir), None
+        try:
+            gpt = GPTConfig(**vars(config.model.gpt))
+        except ValueError as error:
+            raise UserError(f"model.gpt: {error}.") from error
         if config.ckpt_path is not None:
-            self.resume_from(config, experiment_dir)
+            self.resume_from(config, experiment_dir, gpt)
+        elif self.subcommand != "fit":
+            raise UserError(f"{self.subcommand} needs a checkpoint: --ckpt_path last, best or a file.")
         if config.data.context_length is None:
-            config.data.context_length = config.model.gpt.context_length
-        if config.data.context_length > config.model.gpt.context_length:
+            config.data.context_length = gpt.context_length
+        if config.data.context_length > gpt.context_length:
             raise UserError(
                 f"data.context_length ({config.data.context_length}) is longer than the network's context "
-                f"(model.gpt.context_length {config.model.gpt.context_length})."
+                f"(model.gpt.context_length {gpt.context_length})."
             )
         on_gpu = precision.uses_gpu(config.trainer.accelerator)
-        config.trainer.precision, line = precision.choose_precision(
-            config.trainer.precision, on_gpu, config.model.gpt.d_model
-        )
+        config.trainer.precision, line = precision.choose_precision(config.trainer.precision, on_gpu, gpt.d_model)
         if line:
             say(line)
         if self.subcommand != "fit":
             self.save_config_callback = None  # a look at a checkpoint makes no run of its own
 
-    def resume_from(self, config, experiment_dir: Path) -> None:
+    def resume_from(self, config: Namespace, experiment_dir: Path, gpt: GPTConfig) -> None:
         """Find and check the checkpoint that `--ckpt_path` names, and go on in its run's directory."""
         if config.ckpt_path == "last":
             config.ckpt_path = str(runs.last_run(experiment_dir) / runs.LAST)
         elif config.ckpt_path == "best":
             config.ckpt_path = str(runs.last_run(experiment_dir) / runs.BEST)
         checkpoint = read_checkpoint(config.ckpt_path)
-        check_same_network(checkpoint, GPTConfig(**vars(config.model.gpt)), config.ckpt_path)
+        check_same_network(checkpoint, gpt, config.ckpt_path)
         config.weights_only = True
         self.resume_step = checkpoint["global_step"]
         self.run_dir = runs.run_of(Path(config.ckpt_path)) or self.run_dir
@@ -89,9 +110,9 @@ class GPTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs):
         """Add the logger of this run, unless the user chose one, and the callbacks that every run has."""
         config = self._get(self.config_init, "trainer")
-        extra = [callbacks.Throughput()]
-        if self.subcommand == "fit":
-            extra.append(callbacks.BestCheckpoint())
+        extra = [callbacks.Throughput(), callbacks.BestCheckpoint()]
+        if config.logger is not False:
+            extra.append(LearningRateMonitor(logging_interval="step"))
         if config.enable_progress_bar is not False:
             extra.append(callbacks.StepProgressBar())
         if config.logger is None or config.logger is True:
@@ -121,7 +142,8 @@ class GPTCLI(LightningCLI):
             f"corpus {data.hparams.corpus}, tokenizer {data.hparams.tokenizer}, batch {data.hparams.batch_size} × "
             f"{trainer.accumulate_grad_batches} accumulated\n"
             f"{type(trainer.accelerator).__name__} × {trainer.num_devices}, precision {trainer.precision}\n"
-            f"run {self.run_dir}" + ("" if self.resume_step is None else f", resumed at step {self.resume_step:,}")
+            f"run {'none: nothing is written (fast_dev_run)' if trainer.fast_dev_run else self.run_dir}"
+            + ("" if self.resume_step is None else f", resumed at step {self.resume_step:,}")
         )
 
     def after_fit(self) -> None:
@@ -152,15 +174,17 @@ def say(text: str) -> None:
 
 def main() -> None:
     """Run the CLI; without a subcommand, fit."""
-    if len(sys.argv) == 1 or sys.argv[1] not in (*SUBCOMMANDS, "-h", "--help"):
+    if len(sys.argv) == 1 or (sys.argv[1].startswith("-") and sys.argv[1] not in ("-h", "--help")):
         sys.argv.insert(1, "fit")
     # Lightning's own notices (which devices exist, tips) say less than `before_fit`; warnings and errors stay.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")  # Lightning's own call, not the user's
     GPTCLI(
         GPTModule,
         TextDataModule,
         seed_everything_default=1337,
+        parser_class=Parser,
         parser_kwargs={name: {"default_config_files": [str(DEFAULT_CONFIG)]} for name in SUBCOMMANDS},
         save_config_callback=SaveConfigCallback,
         save_config_kwargs={"overwrite": True},

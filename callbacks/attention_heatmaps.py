@@ -1,21 +1,34 @@
-"""The depth scan at validation: every metric of every layer to TensorBoard, as scalars, matrices and a table."""
+"""Pictures of the attention weights at validation, one gallery per layer, to TensorBoard's image tab."""
 
 import lightning as L
 
 from callbacks.when import TensorBoardCallback
+from gpt_lightning.interpret.figures import attention_gallery, figure_to_array
+from gpt_lightning.interpret.labels import token_label
+from gpt_lightning.interpret.scan import attention_maps, depth_scan
 
 
 class AttentionHeatmaps(TensorBoardCallback):
-    """Scan.
+    """Write `attention/layer_LL`: every head's attention over the beginning of one fixed validation sequence.
 
     Args:
-        n_sequences: Validation sequences to scan, always the same ones.
-        every_n_validations: Scan at every n-th validation; 0 never.
+        max_tokens: Tokens to show; up to 48 the axes carry each token's text.
+        every_n_validations: Write at every n-th validation; 0 never.
     """
 
-    def __init__(self, n_sequences: int = 8, every_n_validations: int = 1) -> None:
+    def __init__(self, max_tokens: int = 48, every_n_validations: int = 1) -> None:
+        if max_tokens < 2:
+            raise ValueError(f"max_tokens is {max_tokens} but must be at least 2")
         super().__init__(every_n_validations)
-        self.n_sequences = n_sequences
+        self.max_tokens = max_tokens
 
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Scan and write."""
+        """Draw every layer of the network as it is now."""
+        data = trainer.datamodule
+        sequence = data.validation_sequences(1)
+        maps = attention_maps(pl_module.model, sequence[0], self.max_tokens)
+        labels = [token_label(data.encoding, token) for token in sequence[0, : self.max_tokens].tolist()]
+        verdicts = depth_scan(pl_module.model, sequence, step).verdicts
+        for layer, pattern in enumerate(maps):
+            figure = attention_gallery(pattern, labels, verdicts[layer], layer)
+            trainer.logger.experiment.add_image(f"attention/layer_{layer:02d}", figure_to_array(figure), step)

@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
 
@@ -69,8 +70,8 @@ class StepProgressBar(ProgressBar):
 
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._end_evaluation()
-        if trainer.sanity_checking or "val/loss" not in trainer.callback_metrics:
-            return
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return  # `validate` prints Lightning's table
         labels = {
             "train/loss": "train loss {:.4f}",
             "val/loss": "val loss {:.4f}",

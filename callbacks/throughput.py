@@ -68,7 +68,9 @@ class Throughput(ThroughputMonitor):
         )
         figures = self._throughputs[stage].compute()
         if "device/items_per_sec" in figures:
-            pl_module.log("train/tokens_per_second", figures["device/items_per_sec"] * trainer.world_size, rank_zero_only=True)
+            pl_module.log(
+                "train/tokens_per_second", figures["device/items_per_sec"] * trainer.world_size, rank_zero_only=True
+            )
             pl_module.log("train/mfu", figures["device/mfu"], rank_zero_only=True)
 
     @rank_zero_only

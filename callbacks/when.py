@@ -2,6 +2,7 @@
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 
 class TensorBoardCallback(L.Callback):
@@ -19,7 +20,7 @@ class TensorBoardCallback(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count real validations and write at every n-th, the first included."""
-        if trainer.sanity_checking or trainer.state.fn != "fit" or not self.every_n_validations:
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or not self.every_n_validations:
             return
         due = self._validations % self.every_n_validations == 0
         self._validations += 1

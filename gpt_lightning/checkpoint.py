@@ -42,9 +42,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path} holds more than plain data and was not loaded; only open checkpoints that this project wrote."
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
+    except PermissionError:
+        raise
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise UserError(f"{path} is not a complete checkpoint (truncated or damaged); use an earlier one.") from error
-    if not (isinstance(checkpoint, dict) and "gpt" in checkpoint.get("hyper_parameters", {}) and DATA_KEY in checkpoint):
+    if not (
+        isinstance(checkpoint, dict) and "gpt" in checkpoint.get("hyper_parameters", {}) and DATA_KEY in checkpoint
+    ):
         raise UserError(f"{path} is not a checkpoint that this project's train.py wrote.")
     return checkpoint
 

@@ -98,7 +98,8 @@ class RotaryPositions(nn.Module):
 
     def forward(self, x_BHTD: Tensor, start: int) -> Tensor:
         cos, sin = (table[start : start + x_BHTD.size(-2)] for table in (self.cos, self.sin))
-        first, second = x_BHTD.float().chunk(2, dim=-1)
+        # In float32 or wider, whatever autocast made of x.
+        first, second = x_BHTD.to(torch.promote_types(x_BHTD.dtype, torch.float32)).chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).type_as(x_BHTD)
 
 

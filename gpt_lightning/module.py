@@ -88,13 +88,17 @@ class GPTModule(L.LightningModule):
         h = self.hparams
         precision = self.trainer.precision_plugin
         scaled = isinstance(precision, MixedPrecision) and precision.scaler is not None
-        # Lightning cannot clip gradients that a fused optimiser unscales by itself.
+        # A fused optimiser unscales fp16 gradients inside its step, too late to clip them.
         fused = not (scaled and self.trainer.gradient_clip_val)
         optimizer = adamw(self.model, h.learning_rate, (h.beta1, h.beta2), h.weight_decay, fused)
+        if not scaled:
+            # Lightning refuses to clip with any optimiser that could unscale, also in bf16 where nothing is scaled.
+            optimizer._step_supports_amp_scaling = False
         decay_steps = h.decay_steps or self.total_optimizer_steps()
         multiplier = warmup_cosine(h.warmup_steps, decay_steps, h.final_learning_rate_fraction)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        named = {"scheduler": scheduler, "interval": "step", "name": "train/learning_rate"}  # for LearningRateMonitor
+        return {"optimizer": optimizer, "lr_scheduler": named}
 
     def total_optimizer_steps(self) -> int:
         """Optimiser steps of the whole run. Not `trainer.estimated_stepping_batches`: that sets the loaders up again and
@@ -129,19 +133,25 @@ class GPTModule(L.LightningModule):
         inputs, targets = batch
         loss = self.training_loss(self.model, inputs, targets)
         detached = loss.detach()
-        self.train_loss.update(detached)
         # Kept on the device: looking at the value here would make the CPU wait for the GPU in every batch.
         first_bad = (self.first_bad_step < 0) & ~detached.isfinite()
         self.first_bad_step = torch.where(first_bad, self.global_step, self.first_bad_step)
-        return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Every `log_every_n_steps` optimiser steps: the mean loss since the last time, and a look for a non-finite one."""
-        stepped = not self.trainer.fit_loop._should_accumulate()
-        if stepped and self.global_step % self.trainer.log_every_n_steps == 0:
-            self.stop_if_not_finite()
+        self.train_loss.update(detached)
+        # Here and not in on_train_batch_end, which comes after the callbacks: a checkpoint must see the average reset.
+        if self.completes_logged_step():
             self.log("train/loss", self.train_loss.compute())
             self.train_loss.reset()
+        return loss
+
+    def completes_logged_step(self) -> bool:
+        """Whether the optimiser steps after this batch, and that step is one to log: every `log_every_n_steps`-th."""
+        accumulating = self.trainer.fit_loop._should_accumulate()
+        return not accumulating and (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """At each logged step, look for a non-finite loss."""
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.stop_if_not_finite()
 
     def stop_if_not_finite(self) -> None:
         """Raise UserError on every rank, naming the step, if any rank's loss was NaN or infinite so far."""

@@ -1,0 +1,130 @@
+"""A run stopped at any training step and resumed ends bit-identical to one that was never stopped.
+
+The network is tiny, everything else is real: Lightning's Trainer, the datamodule, files on disk, weights_only loads.
+"""
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from gpt_lightning.data import TextDataModule
+from gpt_lightning.model import GPTConfig
+from gpt_lightning.module import GPTModule
+
+STEPS = 9  # two epochs and a bit, see `trainer`
+
+
+class SeenBatches(L.Callback):
+    """Remember the first token of every row that was trained on."""
+
+    def __init__(self):
+        self.rows = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.rows.append((trainer.fit_loop.total_batch_idx, batch[0][:, 0].tolist()))
+
+
+def run(directory, corpus_file, accumulate, max_steps=STEPS, ckpt_path=None, save_all=False, seed=0):
+    """Train; returns the module, its optimiser's state and what it saw. Epochs are of 14 batches: with 4 accumulated, steps
+    fall on batches 4, 8, 12 and 14; validation is every 5 batches, so some checkpoints lie inside a window."""
+    L.seed_everything(seed, verbose=False)
+    data = TextDataModule(str(corpus_file), batch_size=4, context_length=16, data_dir=str(directory / "data"))
+    module = GPTModule(
+        GPTConfig(n_layer=2, n_head=2, d_model=16, context_length=16, vocab_size=256, dropout=0.1),
+        learning_rate=1e-2,
+        warmup_steps=3,
+    )
+    seen = SeenBatches()
+    callbacks = [seen]
+    if save_all:
+        every_step = ModelCheckpoint(directory / "step", "{step}", every_n_train_steps=1, save_top_k=-1)
+        at_validation = ModelCheckpoint(
+            directory / "val", "{step}", monitor="val/loss", save_top_k=-1, save_on_train_epoch_end=False
+        )
+        callbacks += [every_step, at_validation]
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=max_steps,
+        accumulate_grad_batches=accumulate,
+        limit_train_batches=14,
+        limit_val_batches=2,
+        val_check_interval=5,
+        check_val_every_n_epoch=None,
+        gradient_clip_val=1.0,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=save_all,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=3,
+    )
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return module, trainer.optimizers[0].state_dict()["state"], seen.rows
+
+
+def assert_identical(resumed, whole):
+    for ours, theirs in zip(resumed[0].state_dict().items(), whole[0].state_dict().items(), strict=True):
+        assert ours[0] == theirs[0]
+        assert torch.equal(ours[1], theirs[1]), ours[0]
+    for parameter, state in whole[1].items():
+        for name, tensor in state.items():
+            assert torch.equal(resumed[1][parameter][name], tensor), (parameter, name)
+    assert resumed[2] == whole[2][len(whole[2]) - len(resumed[2]) :]
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path, corpus_file, accumulate):
+    whole = run(tmp_path, corpus_file, accumulate, save_all=True)
+    checkpoints = sorted(tmp_path.glob("*/*.ckpt"))
+    # One per optimiser step, the last step included, and at least two more at validations, inside windows if accumulating.
+    assert len(checkpoints) >= STEPS + 1
+    for checkpoint in checkpoints:
+        # Another seed: all that training needs to know must come from the checkpoint.
+        resumed = run(tmp_path, corpus_file, accumulate, ckpt_path=checkpoint, seed=99)
+        assert_identical(resumed, whole)
+
+
+def test_some_checkpoints_lie_inside_an_accumulation_window(tmp_path, corpus_file):
+    """Else the test above would say nothing about them."""
+    run(tmp_path, corpus_file, 4, save_all=True)
+    carried = [
+        "unstepped_gradients" in torch.load(path, weights_only=True) for path in sorted(tmp_path.glob("val/*.ckpt"))
+    ]
+    assert any(carried)
+
+
+def test_dropout_is_the_same_whatever_validation_draws(tmp_path, corpus_file, monkeypatch):
+    """Training's random numbers must not depend on how many were drawn elsewhere."""
+    quiet = run(tmp_path, corpus_file, 1)
+    monkeypatch.setattr(GPTModule, "on_validation_start", lambda self: torch.rand(1000), raising=False)
+    noisy = run(tmp_path, corpus_file, 1)
+    assert_identical(noisy, quiet)
+
+
+def test_each_batch_has_its_own_dropout(tmp_path, corpus_file):
+    """Seeding every batch must not give all of them the same mask."""
+    masks = []
+
+    class Listen(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            module.model.dropout.register_forward_hook(
+                lambda m, inputs, output: masks.append((output == 0).flatten().tolist()) if m.training else None
+            )
+
+    L.seed_everything(0, verbose=False)
+    data = TextDataModule(str(corpus_file), batch_size=4, context_length=16, data_dir=str(tmp_path / "data"))
+    module = GPTModule(GPTConfig(1, 2, 16, 16, 256, dropout=0.5), warmup_steps=1)
+    L.Trainer(
+        accelerator="cpu",
+        max_steps=3,
+        logger=False,
+        callbacks=[Listen()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        barebones=False,
+    ).fit(module, data)
+    assert len({tuple(mask) for mask in masks}) == 3

@@ -1,0 +1,284 @@
+"""train.py as a user runs it: the run it leaves, what TensorBoard reads, a killed process, bad input."""
+
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.command_line import TINY, command, environment, run
+from tests.conftest import REPO
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, corpus_file) -> Path:
+    """The working directory of a finished run."""
+    directory = tmp_path_factory.mktemp("finished")
+    result = run("train.py", "fit", *TINY, "--data.corpus", corpus_file, cwd=directory)
+    assert result.returncode == 0, result.stderr
+    (directory / "stdout.txt").write_text(result.stdout)
+    return directory
+
+
+def events(run_dir: Path) -> EventAccumulator:
+    """What TensorBoard itself reads from a run."""
+    return EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
+
+
+def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    accumulator = events(run_dir)
+    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+
+
+def test_a_run_leaves_what_the_contract_says(finished):
+    run_dir = finished / "runs/default/version_0"
+    assert (run_dir / "checkpoints/last.ckpt").is_file()
+    assert (run_dir / "checkpoints/best.ckpt").is_file()
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert config["model"]["gpt"]["n_layer"] == 2
+    assert config["trainer"]["precision"] == "32-true"
+    checkpoint = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 60
+
+
+def test_training_says_where_things_are_and_shows_text(finished):
+    said = (finished / "stdout.txt").read_text()
+    assert "runs/default/version_0" in said
+    assert "tensorboard --logdir runs" in said
+    assert "A sample:" in said
+    assert "val loss" in said
+
+
+def test_tensorboard_has_the_tags_of_the_contract(finished):
+    tags = events(finished / "runs/default/version_0").Tags()
+    scalar_tags = set(tags["scalars"])
+    plain = {"train/loss", "val/loss", "val/bits_per_byte", "val/perplexity", "train/tokens_per_second", "train/mfu"}
+    assert plain <= scalar_tags
+    for metric in ("entropy", "normalized_entropy", "first_position_mass", "stripe", "local_mass", "previous_token"):
+        assert {f"depth_scan/{metric}/{name}" for name in ("layer_00", "layer_01", "worst")} <= scalar_tags
+        assert f"depth_scan/{metric}" in tags["images"]
+    assert "depth_scan/block_influence/layer_01" in scalar_tags
+    assert {"depth_scan/entropy_over_time", "attention/layer_00", "attention/layer_01"} <= set(tags["images"])
+    assert {"depth_scan/verdicts/text_summary", "samples/text_summary"} <= set(tags["tensors"])
+    assert "train/learning_rate/pg1" in scalar_tags
+
+
+def test_the_learning_rate_follows_optimiser_steps_not_batches(finished):
+    """Warm-up takes 5 optimiser steps (10 batches); the cosine ends at a tenth of the peak at step 60."""
+    logged = dict(scalars(finished / "runs/default/version_0")["train/learning_rate/pg1"])
+    assert logged[4] == pytest.approx(2e-3, rel=1e-3)
+    assert logged[59] == pytest.approx(2e-4, rel=0.02)
+
+
+def test_validate_and_test_look_at_a_checkpoint_and_leave_nothing_behind(finished, corpus_file):
+    before = sorted(finished.rglob("*"))
+    for subcommand, figure in (("validate", "val/bits_per_byte"), ("test", "test/bits_per_byte")):
+        result = run("train.py", subcommand, *TINY, "--data.corpus", corpus_file, "--ckpt_path", "best", cwd=finished)
+        assert result.returncode == 0, result.stderr
+        assert figure in result.stdout
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(tmp_path, finished, corpus_file):
+    args = ["fit", *TINY, "--data.corpus", corpus_file]
+    last = tmp_path / "runs/default/version_0/checkpoints/last.ckpt"
+    process = subprocess.Popen(command("train.py", *args), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+
+    resumed = run("train.py", *args, "--ckpt_path", "last", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed at step" in resumed.stdout
+    assert [path.name for path in (tmp_path / "runs/default").iterdir()] == ["version_0"]
+
+    ours = torch.load(last, weights_only=True)
+    whole = torch.load(finished / "runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(ours["state_dict"][name], tensor), name
+    for parameter, state in whole["optimizer_states"][0]["state"].items():
+        for name, tensor in state.items():
+            assert torch.equal(ours["optimizer_states"][0]["state"][parameter][name], tensor), (parameter, name)
+
+    # TensorBoard shows one curve, the same as if nothing had happened (but for speed).
+    ours, whole = scalars(last.parent.parent), scalars(finished / "runs/default/version_0")
+    assert set(ours) == set(whole)
+    for tag in set(whole) - {"train/tokens_per_second", "train/mfu"}:
+        assert ours[tag] == whole[tag], tag
+
+
+def test_resuming_with_nothing_to_resume_says_so(tmp_path, corpus_file):
+    result = run("train.py", "fit", *TINY, "--data.corpus", corpus_file, "--ckpt_path", "last", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "nothing to resume" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- in this process, for speed: the same file, run as __main__
+
+
+@pytest.fixture
+def main(monkeypatch, capsys, tmp_path):
+    """Run `train.py ARGS` here; returns its exit status, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_main(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, args)])
+        status = 0
+        try:
+            runpy.run_path(str(REPO / "train.py"), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code or 0
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run_main
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--trainer.max_stepz=3"], "did you mean --trainer.max_steps?"),
+        (["--config=nope.yaml"], "nope.yaml"),
+        (["--model.learning_rate=fast"], "model.learning_rate"),
+        (["--model.gpt.n_head=3"], "must be a multiple of n_head (3)"),
+        (["--data.context_length=999"], "longer than the network's context"),
+        (["--data.corpus=nowhere.txt"], "'nowhere.txt' was not found"),
+        (["--data.corpus=empty.txt"], "empty"),
+        (["--data.tokenizer=nowhere.tiktoken"], "nowhere.tiktoken"),
+        (["--data.batch_size=0"], "batch_size is 0"),
+        (["--ckpt_path=nowhere.ckpt"], "There is no checkpoint at nowhere.ckpt"),
+        (["--ckpt_path=truncated.ckpt"], "truncated or damaged"),
+        (["--ckpt_path=other.ckpt"], "n_layer 2 (not 3)"),
+        (["--ckpt_path=list.ckpt"], "not a checkpoint that this project's train.py wrote"),
+        (["--trainer.accelerator=gpu"], "gpu"),
+        (["--runs_dir=file.txt"], "file.txt"),
+        (["--data.data_dir=file.txt"], "file.txt"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_failure(main, finished, corpus_file, tmp_path, args, message):
+    if "gpu" in args[0] and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "file.txt").write_text("a file, not a directory")
+    last = finished / "runs/default/version_0/checkpoints/last.ckpt"
+    (tmp_path / "truncated.ckpt").write_bytes(last.read_bytes()[:20_000])
+    shutil.copy(last, tmp_path / "other.ckpt")
+    torch.save([1, 2, 3], tmp_path / "list.ckpt")
+    other = ["--model.gpt.n_layer=3"] if "other" in args[0] else []
+    status, _, err = main("fit", *TINY, f"--data.corpus={corpus_file}", *other, *args)
+    assert status in (1, 2)
+    lines = [line for line in err.splitlines() if line and "Warning" not in line]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+def test_an_unknown_subcommand_is_refused(main):
+    status, _, err = main("trian")
+    assert status == 2
+    assert "invalid choice: 'trian'" in err
+
+
+@pytest.mark.parametrize("config", sorted(path.name for path in (REPO / "configs").glob("*.yaml")))
+def test_every_config_parses_over_the_default(main, config):
+    status, out, err = main("fit", "--config", REPO / "configs" / config, "--print_config")
+    assert status == 0, err
+    printed = yaml.safe_load(out)
+    for section, values in yaml.safe_load((REPO / "configs" / config).read_text()).items():
+        if section == "trainer":
+            assert {key: printed["trainer"][key] for key in values} == values
+
+
+def test_later_configs_and_flags_win(main, tmp_path):
+    (tmp_path / "mine.yaml").write_text("model: {learning_rate: 0.5, warmup_steps: 7}\n")
+    gpu = REPO / "configs" / "shakespeare-gpu.yaml"
+    base = REPO / "configs" / "shakespeare.yaml"
+    _, out, _ = main(
+        "fit", "--config", base, "--config", gpu, "--config", "mine.yaml", "--model.warmup_steps=9", "--print_config"
+    )
+    printed = yaml.safe_load(out)
+    assert printed["experiment"] == "shakespeare-gpu"
+    assert printed["data"]["corpus"] == "shakespeare"
+    assert printed["model"]["learning_rate"] == 0.5
+    assert printed["model"]["warmup_steps"] == 9
+    assert printed["model"]["gpt"]["n_layer"] == 6
+
+
+def test_enwik8_is_the_163m_network_with_an_effective_batch_of_64(main):
+    from gpt_lightning.model import GPT, GPTConfig
+
+    _, out, _ = main("fit", "--config", REPO / "configs/enwik8.yaml", "--print_config")
+    printed = yaml.safe_load(out)
+    # --print_config leaves out what follows from other settings, such as the vocabulary.
+    with torch.device("meta"):
+        assert GPT(GPTConfig(**printed["model"]["gpt"] | {"vocab_size": 50257})).parameter_count() == 163_037_184
+    assert printed["data"]["batch_size"] * printed["trainer"]["accumulate_grad_batches"] >= 64
+    assert printed["trainer"]["precision"] == "16-mixed"
+
+
+def test_no_logger_no_bar_no_trouble(main, corpus_file):
+    """Callbacks that write to TensorBoard survive without it."""
+    args = ["--trainer.max_steps=4", "--trainer.val_check_interval=4", "--trainer.logger=false"]
+    status, out, err = main(*TINY, f"--data.corpus={corpus_file}", *args, "--trainer.enable_progress_bar=false")
+    assert status == 0, err
+    assert "Stopped after 4 optimiser steps" in out
+
+
+def test_16_mixed_runs_on_a_cpu_as_bf16_after_one_line(main, corpus_file):
+    status, out, err = main(
+        "fit", *TINY, f"--data.corpus={corpus_file}", "--trainer.max_steps=2", "--trainer.precision=16-mixed"
+    )
+    assert status == 0, err
+    assert out.splitlines()[0].startswith("A CPU has no fp16 training: 16-mixed runs as bf16-mixed")
+    assert "precision bf16-mixed" in out
+
+
+def test_a_loss_that_is_not_finite_stops_naming_the_step_and_keeps_the_checkpoint(main, corpus_file, monkeypatch):
+    from gpt_lightning.module import GPTModule
+
+    honest = GPTModule.training_step
+
+    def poisoned(self, batch, batch_idx):
+        if self.global_step == 12:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+        return honest(self, batch, batch_idx)
+
+    monkeypatch.setattr(GPTModule, "training_step", poisoned)
+    status, _, err = main("fit", *TINY, f"--data.corpus={corpus_file}")
+    assert status == 1
+    assert "non-finite (NaN or infinite) at optimiser step 12" in err
+    kept = torch.load("runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert kept["global_step"] == 10
+    assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
+
+
+def test_overfit_one_batch_drives_the_loss_down(main, corpus_file):
+    overlay = REPO / "configs/debug-overfit.yaml"
+    status, _, err = main(
+        "fit",
+        *TINY[:3],
+        "--model.gpt.context_length=32",
+        "--model.gpt.d_model=32",
+        "--data.batch_size=4",
+        f"--data.corpus={corpus_file}",
+        "--config",
+        overlay,
+        "--model.learning_rate=1e-2",
+        "--trainer.limit_val_batches=1",
+    )
+    assert status == 0, err
+    curve = [loss for _, loss in scalars(Path("runs/debug-overfit/version_0"))["train/loss"]]
+    assert curve[0] > 3
+    assert curve[-1] < 0.5
