@@ -1,0 +1,166 @@
+"""The LightningDataModule: puts corpus, tokenizer, token files and loaders together; the work is done in those."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+
+from gpt_lightning.data.corpora import find_corpus
+from gpt_lightning.data.loader import BlockLoader, EvaluationLoader
+from gpt_lightning.data.token_files import open_token_files, prepare_token_files
+from gpt_lightning.data.tokenizer import load_tokenizer, token_byte_lengths, tokenizer_state
+from gpt_lightning.errors import UserError
+
+STORED_SEQUENCES = 8  # validation sequences kept in a checkpoint, to look at without the data
+
+
+class TextDataModule(LightningDataModule):
+    """Text as batches `(inputs, targets)` of int64 (B, T), targets being inputs shifted by one.
+
+    After `setup` it has `encoding` (tiktoken.Encoding), `tokens` (arrays by the names train, val and test) and
+    `token_byte_lengths` ((vocabulary,) int64, the bytes of text in each token id).
+
+    Args:
+        corpus: Text to train on: pydoc (Python's own documentation, no download), shakespeare, enwik8, or a file, glob
+            or directory, plain or packed (.gz, .bz2, .zip). 90 % of the bytes are for training, 5 % for validation and
+            5 % for the test; of shakespeare 10 % are both validation and test.
+        tokenizer: bytes (256 raw bytes), gpt2, or a file of tiktoken ranks.
+        batch_size: Sequences in a batch of one process.
+        context_length: Tokens in a sequence. Left out, it is that of the model.
+        data_dir: Directory for downloads and token files.
+        seed: Seed of the order in which the training text is seen.
+
+    Raises:
+        UserError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        corpus: str = "pydoc",
+        tokenizer: str = "bytes",
+        batch_size: int = 16,
+        context_length: int | None = None,
+        data_dir: str = "data",
+        seed: int = 1337,
+    ) -> None:
+        super().__init__()
+        texts = {"corpus": corpus, "tokenizer": tokenizer, "data_dir": data_dir}
+        problems = [f"{name} is empty" for name, value in texts.items() if not value]
+        if batch_size < 1:
+            problems.append(f"batch_size is {batch_size}, must be at least 1")
+        if context_length is not None and context_length < 1:
+            problems.append(f"context_length is {context_length}, must be at least 1")
+        if seed < 0:
+            problems.append(f"seed is {seed}, must not be negative")
+        if problems:
+            raise UserError(f"data: {'; '.join(problems)}")
+        self.save_hyperparameters()
+        self.batch_size = batch_size
+        self.context_length = context_length  # if None, train.py sets it before the data is prepared
+        self.tokens: dict[str, np.memmap] = {}
+        self._directory: Path | None = None
+
+    def prepare_data(self) -> None:
+        """Downloads and tokenises, once; processes that do it at the same time don't harm each other.
+
+        Raises:
+            UserError: the corpus, the tokenizer or `data_dir` cannot be used, or nobody set `context_length`.
+        """
+        self._prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Maps the token files into memory.
+
+        Raises:
+            UserError: as `prepare_data`, or the training text is shorter than one sequence.
+        """
+        if self.tokens:
+            return
+        tokens = open_token_files(self._prepare())
+        if len(tokens["train"]) <= self.context_length:
+            raise UserError(
+                f"the train split of corpus {self.hparams.corpus} has {len(tokens['train'])} tokens, too few for "
+                f"sequences of {self.context_length}: set a smaller context_length"
+            )
+        self.token_byte_lengths = token_byte_lengths(self.encoding)
+        self.tokens = tokens
+
+    def train_dataloader(self) -> BlockLoader:
+        """Shuffled batches, of which a checkpoint stores the position.
+
+        Raises:
+            UserError: the training text does not fill one batch of all processes.
+        """
+        rank, world_size = self._rank()
+        loader = BlockLoader(
+            self.tokens["train"],
+            self.context_length,
+            self.batch_size,
+            self.hparams.seed,
+            rank,
+            world_size,
+            limit=self.trainer.limit_train_batches if self.trainer else 1.0,
+            same_order=bool(self.trainer and self.trainer.overfit_batches),
+        )
+        if len(loader) == 0:
+            raise UserError(
+                f"the train split of corpus {self.hparams.corpus} ({loader.n_tokens} tokens) is too small for a batch "
+                f"of {self.batch_size} × {world_size} sequences of {self.context_length}: set a smaller batch_size or "
+                "context_length"
+            )
+        return loader
+
+    def val_dataloader(self) -> EvaluationLoader:
+        """All of the validation split, in order."""
+        return EvaluationLoader(self.tokens["val"], self.context_length, self.batch_size, *self._rank())
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """All of the test split, in order."""
+        return EvaluationLoader(self.tokens["test"], self.context_length, self.batch_size, *self._rank())
+
+    def validation_sequences(self, n: int) -> torch.Tensor:
+        """Fixed sequences spread evenly over the validation split, the same on every rank.
+
+        Returns:
+            (n', T) int64 with n' ≤ n, since they don't overlap; of a split shorter than T its only, shorter sequence.
+        """
+        tokens = self.tokens["val"]
+        length = min(self.context_length, len(tokens))
+        starts = np.linspace(0, len(tokens) - length, min(n, len(tokens) // length), dtype=np.int64)
+        return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts]).astype(np.int64))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to be looked at without the data: tokenizer and some validation sequences (int32)."""
+        if not self.tokens:  # a checkpoint made because setup failed
+            return {}
+        return {
+            "tokenizer": tokenizer_state(self.encoding),
+            "validation_sequences": self.validation_sequences(STORED_SEQUENCES).int(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Checks that the checkpoint's token ids mean the same here.
+
+        Raises:
+            UserError: it was trained with another tokenizer.
+        """
+        theirs, ours = state_dict["tokenizer"], tokenizer_state(self.encoding)
+        if theirs["special_tokens"] != ours["special_tokens"] or not torch.equal(theirs["ranks"], ours["ranks"]):
+            raise UserError(
+                f"the checkpoint was trained with tokenizer {theirs['name']!r} of other tokens than {ours['name']!r} "
+                f"(--data.tokenizer {self.hparams.tokenizer}): use the one it was trained with"
+            )
+
+    def _prepare(self) -> Path:
+        if self.context_length is None:
+            raise UserError("data.context_length is not set: set it, or take it from the model as train.py does")
+        if self._directory is None:
+            data_dir = Path(self.hparams.data_dir)
+            self.encoding = load_tokenizer(self.hparams.tokenizer)
+            self._directory = prepare_token_files(find_corpus(self.hparams.corpus, data_dir), self.encoding, data_dir)
+        return self._directory
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,0 +1,183 @@
+"""Batches of blocks of tokens, gathered from a memory-mapped array: shuffled for training, in order for evaluation.
+
+Position in the data is an integer: sample i of epoch e is a pure function of (seed, e, i), so a checkpoint stores two
+numbers and there are no workers, no samplers and no random state to save.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from numpy.lib.stride_tricks import sliding_window_view
+
+IGNORED_TARGET = -100  # what F.cross_entropy ignores
+
+# inputs and targets, both (B, T) int64; targets are the inputs shifted by one.
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def epoch_offsets(n_tokens: int, context_length: int, seed: int, epoch: int) -> np.ndarray:
+    """Where each sample of an epoch begins: sample i is the `context_length` + 1 tokens from offset i on.
+
+    The split is cut into blocks that do not overlap, shifted by a random number of tokens and permuted, both anew in
+    every epoch. There are equally many in every epoch.
+
+    Args:
+        n_tokens: Tokens in the split, at least `context_length` + 1.
+        context_length: T, tokens in a block.
+        seed: With `epoch` the only source of randomness.
+        epoch: Counts from 0.
+
+    Returns:
+        (blocks,) int64.
+    """
+    n_blocks = _count_blocks(n_tokens, context_length)
+    # Philox and SeedSequence, since NumPy promises their numbers to stay the same from version to version.
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+    # The last target of the last block has to exist.
+    shift = generator.integers(min(context_length, n_tokens - n_blocks * context_length))
+    return generator.permutation(n_blocks) * context_length + shift
+
+
+def _count_blocks(n_tokens: int, context_length: int) -> int:
+    # One block less than fits, so that every shift leaves the same number.
+    return max(1, (n_tokens - context_length) // context_length)
+
+
+class BlockLoader:
+    """Batches of an epoch, for one rank; resumes at the batch after the last one delivered.
+
+    Ranks take strides of one permutation: each sample is seen at most once per epoch by exactly one rank, and every
+    rank has the same number of batches. Samples that don't fill a global batch are left for another epoch.
+
+    Args:
+        tokens: (tokens,) unsigned integers, at least `context_length` + 1.
+        context_length: T, tokens in a sequence.
+        batch_size: B, sequences in a batch of this rank.
+        seed: Seed of the order.
+        rank: This process, from 0.
+        world_size: Number of processes.
+        limit: The Trainer's `limit_train_batches`: how many batches (int) or what part (float) of an epoch it asks for.
+        same_order: Every epoch is like epoch 0; what the Trainer's `overfit_batches` wants.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        limit: int | float = 1.0,
+        same_order: bool = False,
+    ) -> None:
+        self.n_tokens, self.context_length, self.batch_size = len(tokens), context_length, batch_size
+        self.seed, self.rank, self.world_size, self.same_order = seed, rank, world_size, same_order
+        # Row o is tokens[o : o + T + 1]. asarray: indexing a plain array is faster than indexing a memmap.
+        self._windows = sliding_window_view(np.asarray(tokens), context_length + 1)
+        self._pin = torch.cuda.is_available()
+        self.epoch = 0
+        self.position = 0  # batches delivered in this epoch
+        self._skipped = 0  # epochs that Lightning announced and did not begin
+        self._resuming = False
+        self._batches_asked = min(limit, len(self)) if isinstance(limit, int) else int(limit * len(self))
+
+    @property
+    def sampler(self) -> "BlockLoader":
+        """Lightning looks here for the `set_epoch` that it calls when an epoch begins."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begins another epoch; a call with the epoch under way, as after a resume, keeps the position."""
+        if epoch != self.epoch:
+            if self._resuming and self.position < self._batches_asked:
+                # With max_steps Lightning 2.6 counts an epoch too many when it resumes where a run stopped inside an
+                # epoch, of which it asks the rest, or at the end of one, after which it announces an epoch and asks for
+                # nothing. The order of the text must not skip an epoch with it.
+                self._skipped += 1
+            else:
+                self.position = 0
+            self.epoch = epoch
+
+    def __len__(self) -> int:
+        return _count_blocks(self.n_tokens, self.context_length) // (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: nothing runs before the first batch, and Lightning calls set_epoch between iter() and that.
+        epoch = 0 if self.same_order else self.epoch - self._skipped
+        offsets = epoch_offsets(self.n_tokens, self.context_length, self.seed, epoch)[self.rank :: self.world_size]
+        while self.position < len(self):
+            first = self.position * self.batch_size
+            rows = self._windows[offsets[first : first + self.batch_size]]
+            # Before the yield: a checkpoint made while this batch is trained on goes on with the next one.
+            self.position += 1
+            self._resuming = False
+            yield _to_batch(rows[:, :-1], rows[:, 1:], self._pin)
+        self.position = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The position, as Lightning puts it into checkpoints."""
+        return {
+            "epoch": self.epoch,
+            "batch": self.position,
+            "skipped_epochs": self._skipped,
+            "global_batch_size": self.batch_size * self.world_size,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes to a stored position; warns if the number of sequences in a batch of all ranks has changed."""
+        self.epoch, self.position, self._skipped = state["epoch"], state["batch"], state["skipped_epochs"]
+        self._resuming = True
+        here, stored = self.batch_size * self.world_size, state["global_batch_size"]
+        if stored != here:
+            rank_zero_warn(
+                f"Resuming at batch {self.position} of epoch {self.epoch} with batches of {here} sequences, saved with "
+                f"{stored}: part of this epoch's text is seen twice or not at all."
+            )
+
+
+class EvaluationLoader:
+    """All of a split in order: every token but the first is a target exactly once, over all ranks.
+
+    Blocks of T tokens go to the ranks in turn. Every rank has the same number of batches; where text is lacking, inputs
+    are 0 and targets `IGNORED_TARGET`, so a row, or all of a rank's last batch, can be padding.
+
+    Args:
+        tokens: (tokens,) unsigned integers, at least 2.
+        context_length: T, tokens in a sequence.
+        batch_size: B, sequences in a batch of this rank; the last batch may have fewer.
+        rank: This process, from 0.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self, tokens: np.ndarray, context_length: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.context_length, self.batch_size = context_length, batch_size
+        self.rank, self.world_size = rank, world_size
+        self._tokens = np.asarray(tokens)
+        self._n_targets = len(tokens) - 1
+        self._n_rows = math.ceil(math.ceil(self._n_targets / context_length) / world_size)
+        self._pin = torch.cuda.is_available()
+
+    def __len__(self) -> int:
+        return math.ceil(self._n_rows / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, self._n_rows, self.batch_size):
+            rows = np.arange(first, min(first + self.batch_size, self._n_rows))
+            blocks = rows * self.world_size + self.rank
+            places = blocks[:, None] * self.context_length + np.arange(self.context_length)
+            there = places < self._n_targets
+            places[~there] = 0
+            inputs = np.where(there, self._tokens[places], 0)
+            targets = np.where(there, self._tokens[places + 1].astype(np.int64), IGNORED_TARGET)
+            yield _to_batch(inputs, targets, self._pin)
+
+
+def _to_batch(inputs: np.ndarray, targets: np.ndarray, pin: bool) -> Batch:
+    batch = torch.from_numpy(inputs.astype(np.int64)), torch.from_numpy(targets.astype(np.int64))
+    return (batch[0].pin_memory(), batch[1].pin_memory()) if pin else batch

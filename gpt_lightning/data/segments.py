@@ -1,0 +1,65 @@
+"""Cuts a stream of text into pieces that can be tokenised apart and still give the tokens of the whole.
+
+Where the pieces are cut depends on the text alone: the tokens depend neither on the number of cores nor on the reads.
+"""
+
+import bisect
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from gpt_lightning.errors import UserError
+
+SEGMENT_BYTES = 1 << 19
+
+# The last place between an ASCII letter or digit and a space or newline. Cutting there is safe for the patterns of
+# GPT-2, cl100k and o200k: none of their alternatives has white space after a letter or a digit, so a match in the whole
+# text ends there anyway; none looks behind, so what follows matches the same; and what precedes ends in no white space,
+# so the look-ahead of `\s+(?!\S)` and the `$` of `\s++$` see the same. Both bytes are ASCII: no character is cut.
+_SAFE_CUT = re.compile(rb".*[A-Za-z0-9](?=[ \n])", re.DOTALL)
+
+
+def segments(blocks: Iterable[tuple[int, bytes]], split_ends: Sequence[int]) -> Iterator[tuple[int, int, bytes]]:
+    """Regroups blocks of documents into pieces of at most `SEGMENT_BYTES`, none of which spans two documents or splits.
+
+    Args:
+        blocks: (document number, bytes) in order.
+        split_ends: The position in bytes at which each split ends; the last is the size of the whole.
+
+    Yields:
+        (index of the split, document number, bytes).
+
+    Raises:
+        UserError: the blocks are not as many bytes as `split_ends` says.
+    """
+    changed = UserError("the corpus changed while it was being read: start again")
+    buffer, place, position = bytearray(), (0, 0), 0
+    for document, block in blocks:
+        if position + len(block) > split_ends[-1]:
+            raise changed
+        while block:
+            split = bisect.bisect_right(split_ends, position)
+            if (split, document) != place:
+                if buffer:
+                    yield *place, bytes(buffer)
+                buffer, place = bytearray(), (split, document)
+            taken = block[: split_ends[split] - position]
+            buffer += taken
+            position += len(taken)
+            block = block[len(taken) :]
+            while len(buffer) >= SEGMENT_BYTES:
+                cut = last_cut(bytes(buffer[:SEGMENT_BYTES]))
+                yield *place, bytes(buffer[:cut])
+                del buffer[:cut]
+    if position < split_ends[-1]:
+        raise changed
+    if buffer:
+        yield *place, bytes(buffer)
+
+
+def last_cut(window: bytes) -> int:
+    """The last position in `window` at which cutting changes no token; if there is none, its last character's start."""
+    if match := _SAFE_CUT.match(window):
+        return match.end()
+    # A character is at most 4 bytes, and all but its first are 10xxxxxx.
+    starts = (cut for cut in range(len(window) - 1, len(window) - 5, -1) if window[cut] & 0xC0 != 0x80)
+    return next(starts, len(window))

@@ -1,0 +1,156 @@
+"""One tokenizer type, tiktoken.Encoding, for 256 raw bytes, GPT-2's vocabulary and ranks trained on a corpus.
+
+Knows how to make one, to store one in a checkpoint and to encode bytes that are not text; nothing of token files.
+"""
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+import torch
+
+from gpt_lightning.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+# As tiktoken writes GPT-2's pattern; kept here so that a ranks file means the same under every version of tiktoken.
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+GPT2_VOCABULARY_SIZE = 50257
+
+
+def load_tokenizer(spec: str) -> tiktoken.Encoding:
+    """The tokenizer that `spec` names.
+
+    Args:
+        spec: `bytes` (256 raw bytes, no special token), `gpt2`, or a file of tiktoken ranks (lines of `base64 rank`),
+            which gets GPT-2's pattern and `<|endoftext|>` as its next id.
+
+    Raises:
+        UserError: no such tokenizer, a ranks file that is not one, or GPT-2's vocabulary cannot be had.
+    """
+    if spec == "bytes":
+        return tiktoken.Encoding(
+            "bytes", pat_str=r"[\s\S]", mergeable_ranks={bytes([byte]): byte for byte in range(256)}, special_tokens={}
+        )
+    if spec == "gpt2":
+        try:
+            return tiktoken.get_encoding("gpt2")
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"the vocabulary of gpt2 could not be downloaded ({error}): set TIKTOKEN_CACHE_DIR to the folder that "
+                "tiktoken.get_encoding('gpt2') filled on a machine with a network, or use another tokenizer"
+            ) from error
+    ranks = _read_ranks(spec)
+    return tiktoken.Encoding(
+        re.sub(r"\W+", "_", Path(spec).stem),
+        pat_str=GPT2_PATTERN,
+        mergeable_ranks=ranks,
+        special_tokens={END_OF_TEXT: max(ranks.values()) + 1},
+    )
+
+
+def vocabulary_size(spec: str) -> int:
+    """Number of token ids of the tokenizer that `spec` names, without loading or downloading GPT-2's.
+
+    Raises:
+        UserError: no such tokenizer.
+    """
+    sizes = {"bytes": 256, "gpt2": GPT2_VOCABULARY_SIZE}
+    return sizes[spec] if spec in sizes else max(_read_ranks(spec).values()) + 2
+
+
+def tokenizer_state(encoding: tiktoken.Encoding) -> dict[str, Any]:
+    """The tokenizer as plain types for a checkpoint.
+
+    Returns:
+        name, pat_str, special_tokens (text → id), and ranks: a uint8 tensor with the text of tiktoken's ranks file.
+    """
+    lines = []
+    for token in range(encoding.n_vocab):
+        if not encoding.is_special_token(token):
+            try:
+                piece = encoding.decode_single_token_bytes(token)
+            except KeyError:  # an id that no token has
+                continue
+            lines.append(b"%s %d\n" % (base64.b64encode(piece), token))
+    return {
+        "name": encoding.name,
+        "pat_str": encoding._pat_str,  # private, yet tiktoken's README reads it so to extend an encoding
+        "special_tokens": {text: encoding.encode_single_token(text) for text in sorted(encoding.special_tokens_set)},
+        "ranks": torch.frombuffer(bytearray(b"".join(lines)), dtype=torch.uint8),
+    }
+
+
+def tokenizer_from_state(state: dict[str, Any]) -> tiktoken.Encoding:
+    """The tokenizer that `tokenizer_state` stored."""
+    return tiktoken.Encoding(
+        state["name"],
+        pat_str=state["pat_str"],
+        mergeable_ranks=_parse_ranks(state["ranks"].numpy().tobytes()),
+        special_tokens=state["special_tokens"],
+    )
+
+
+def token_byte_lengths(encoding: tiktoken.Encoding) -> torch.Tensor:
+    """(vocabulary,) int64: the bytes of text that each token id stands for; special tokens and unused ids count 0."""
+    lengths = torch.zeros(encoding.n_vocab, dtype=torch.int64)
+    for piece in encoding.token_byte_values():
+        lengths[encoding.encode_single_token(piece)] = len(piece)
+    for text in encoding.special_tokens_set:
+        lengths[encoding.encode_single_token(text)] = 0
+    return lengths
+
+
+def encode_bytes(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:
+    """Tokens that decode to exactly `data`, whatever it is; the text of a special token is ordinary text.
+
+    Valid UTF-8 is encoded as tiktoken does; a byte that is not becomes the token of that single byte.
+
+    Returns:
+        (n,) unsigned integers.
+    """
+    if encoding.n_vocab == 256:  # only `bytes` is so small: a ranks file has every byte and END_OF_TEXT
+        return np.frombuffer(data, np.uint8)
+    # surrogateescape maps each invalid byte to one of U+DC80..U+DCFF, which no valid UTF-8 decodes to.
+    parts = re.split("([\udc80-\udcff]+)", data.decode("utf-8", "surrogateescape"))
+    tokens = []
+    for index, part in enumerate(parts):
+        if index % 2 == 0:
+            tokens.append(_encode_text(encoding, part))
+        else:
+            invalid = part.encode("utf-8", "surrogateescape")
+            tokens.append(np.array([encoding.encode_single_token(bytes([byte])) for byte in invalid], np.uint32))
+    return np.concatenate(tokens)
+
+
+def _encode_text(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
+    try:
+        return encoding.encode_to_numpy(text, disallowed_special=())
+    except ValueError:
+        # tiktoken's regex overflows its stack on a run of some 10^6 white spaces, for which there is no right answer.
+        half = len(text) // 2
+        return np.concatenate([_encode_text(encoding, text[:half]), _encode_text(encoding, text[half:])])
+
+
+def _read_ranks(spec: str) -> dict[bytes, int]:
+    """Reads a ranks file. tiktoken's own reader would copy it to its cache and not notice when the file changes."""
+    try:
+        ranks = _parse_ranks(Path(spec).expanduser().read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"tokenizer {spec!r} is neither bytes nor gpt2 nor a ranks file that can be read ({error})"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{spec} is not a file of tiktoken ranks, lines of `base64 rank` ({error})") from error
+    if not all(bytes([byte]) in ranks for byte in range(256)) or len(set(ranks.values())) < len(ranks):
+        raise UserError(f"{spec} must give every single byte a rank, and no rank twice")
+    return ranks
+
+
+def _parse_ranks(text: bytes) -> dict[bytes, int]:
+    return {
+        base64.b64decode(token, validate=True): int(rank)
+        for token, rank in (line.split() for line in text.splitlines())
+    }
