@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, SumMetric
 
 from gpt_lightning.errors import UserError
 from gpt_lightning.loss import IGNORED, next_token_loss
@@ -67,7 +67,8 @@ class GPTModule(L.LightningModule):
         self.train_loss = MeanMetric(nan_strategy="disable")
         # Part of the checkpoint, so that a resumed run logs the same averages as one that was never stopped.
         self.train_loss.persistent(True)
-        self.val_loss, self.val_bits_per_byte = (MeanMetric(nan_strategy="disable") for _ in range(2))
+        # Sums, not weighted means: MeanMetric forgets the weights when its check for NaN is off (torchmetrics 1.9).
+        self.nats, self.tokens, self.bytes = (SumMetric(nan_strategy="disable") for _ in range(3))
         self.register_buffer("token_byte_lengths", None, persistent=False)
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
         self.seed: int | None = None
@@ -168,13 +169,11 @@ class GPTModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one batch's nats, tokens and bytes."""
         inputs, targets = batch
-        nats = next_token_loss(self.model, inputs, targets, reduction="sum")
+        self.nats.update(next_token_loss(self.model, inputs, targets, reduction="sum"))
         counted = targets != IGNORED
-        tokens = counted.sum()
-        self.val_loss.update(nats / tokens.clamp(min=1), tokens)
+        self.tokens.update(counted.sum())
         if self.token_byte_lengths is not None:
-            n_bytes = self.token_byte_lengths[targets[counted]].sum()
-            self.val_bits_per_byte.update(nats / n_bytes.clamp(min=1) / math.log(2), n_bytes)
+            self.bytes.update(self.token_byte_lengths[targets[counted]].sum())
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The same figures, on the test split."""
@@ -190,13 +189,14 @@ class GPTModule(L.LightningModule):
 
     def log_evaluation(self, split: str) -> None:
         """Log and reset the metrics of one pass over a split."""
-        loss = self.val_loss.compute()
+        nats = self.nats.compute()
+        loss = nats / self.tokens.compute()
         values = {"loss": loss, "perplexity": loss.exp()}
         if self.token_byte_lengths is not None:
-            values["bits_per_byte"] = self.val_bits_per_byte.compute()
+            values["bits_per_byte"] = nats / self.bytes.compute() / math.log(2)
         self.log_dict({f"{split}/{name}": value for name, value in values.items()})
-        self.val_loss.reset()
-        self.val_bits_per_byte.reset()
+        for metric in (self.nats, self.tokens, self.bytes):
+            metric.reset()
 
     # ---- checkpoints
 
