@@ -19,11 +19,11 @@ class TensorBoardCallback(L.Callback):
         self._validations = 0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count real validations and write at every n-th, the first included."""
+        """Count real validations and write at every n-th."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or not self.every_n_validations:
             return
-        due = self._validations % self.every_n_validations == 0
         self._validations += 1
+        due = self._validations % self.every_n_validations == 0
         if due and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
             self.write(trainer, pl_module, trainer.global_step)
 

@@ -1,0 +1,1 @@
+"""Measurements, each a command; their last results are in README.md."""
