@@ -1,0 +1,157 @@
+"""Attention statistics of heads: queries, keys and values in, numbers out.
+
+Pure functions in float32, computed by blocks of rows, so that the T × T weights never exist at once. They know nothing
+of models, hooks, verdicts or pictures.
+
+Shapes: B batch, H heads, T tokens, D head width, C model width; R rows (queries) of one block, K the keys those rows
+see, W offsets back from a query.
+"""
+
+import math
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from gpt_lightning.errors import UserError
+
+SINK_THRESHOLD = 0.3  # Gu et al. 2025: a head whose first-position mass is above this has a sink
+SINK_TOKENS = 64  # under this length even uniform attention puts much mass on position 0 (0.34 at T = 8)
+LOCAL_WINDOW = 8  # tokens, the query's own included
+PERCENTILES = (0.1, 0.5, 0.9)
+
+
+@torch.no_grad()
+def attention_statistics(
+    q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, output_weight_CC: Tensor | None = None, block: int = 128
+) -> dict[str, Tensor]:
+    """What each head does on each sequence: metric name → (B, H) float32; NaN where T is too small to define a metric.
+
+    With A = softmax(q·kᵀ/√D) under the causal mask and rows t = 0..T−1:
+
+    - `entropy` (nats): mean over t ≥ 1 of H_t = −Σ_j A[t,j]·ln A[t,j]. Row 0 sees one key, so it says nothing.
+    - `normalized_entropy` (share), `_p10`, `_p90`: median and percentiles over t ≥ 1 of H_t / ln(t+1). A mean would
+      hide the two modes of an induction head.
+    - `first_position_mass` (share): α₀ = mean_t A[t,0] (Gu et al. 2025); `first_position_mass_64`: over the first 64
+      rows only, since α₀ falls with T; `sink_rate`: 1 if α₀ > 0.3 else 0, needs T ≥ 64.
+    - `value_weighted_first_position_share`: mean_t A[t,0]·‖v_0‖ / Σ_j A[t,j]·‖v_j‖ (Kobayashi et al. 2020).
+    - `stripe` (share), `stripe_position` (token index): max and argmax over k ≥ 1 with T−k ≥ max(16, T/8) of
+      α_k = Σ_{t≥k} A[t,k] / (T−k). Shorter columns are noise: the identity pattern has α_{T−1} = 1. Needs T ≥ 17.
+    - `local_mass` (share): mean over t ≥ 8 of the mass on the last 8 tokens; `local_mass_baseline`: the same for
+      uniform attention, 8/(t+1). Needs T ≥ 9.
+    - `previous_token` (share): mean over t ≥ 1 of A[t,t−1].
+    - `max_logit`: max |q·k/√D| over visible keys; its growth precedes entropy collapse (Zhai et al. 2023).
+    - `output_norm`: mean_t ‖o_t‖ of o = A·v, after the head's slice of the output projection if that is given.
+
+    Args:
+        q_BHTD, k_BHTD, v_BHTD: As the attention kernel gets them: after positions and normalisation.
+        output_weight_CC: Weight of the output projection, (C, H·D): `output_norm` is then what the head adds to the
+            residual stream.
+        block: Rows at a time. Peak memory is a few tensors of B·H·block·T; the numbers do not depend on it.
+
+    Raises:
+        UserError: shapes that differ, fewer than 2 tokens, or a block below 1.
+    """
+    _check(q_BHTD, k_BHTD, v_BHTD, block)
+    # Under autocast these products would silently become bf16, which costs up to 0.04 nats.
+    with torch.autocast(q_BHTD.device.type, enabled=False):
+        q, k, v = q_BHTD.float(), k_BHTD.float(), v_BHTD.float()
+        B, H, T, D = q.shape
+        v_norm_BHT = v.norm(dim=-1)
+        gram_HDD = None
+        if output_weight_CC is not None:  # ‖W·o‖² = oᵀ(WᵀW)o never builds the C-wide vectors
+            w_CHD = output_weight_CC.float().view(-1, H, D)
+            gram_HDD = torch.einsum("chd,che->hde", w_CHD, w_CHD)
+
+        columns_BHT = q.new_zeros(B, H, T)
+        max_logit_BH = q.new_zeros(B, H)
+        rows: dict[str, list[Tensor]] = defaultdict(list)
+        for start in range(0, T, block):
+            end = min(start + block, T)
+            logits_BHRK, future_RK = _logits(q[:, :, start:end], k[:, :, :end], start)
+            max_logit_BH = torch.maximum(max_logit_BH, logits_BHRK.masked_fill(future_RK, 0).abs().amax((-2, -1)))
+            weights_BHRK = logits_BHRK.masked_fill_(future_RK, -math.inf).softmax(-1)  # it subtracts the row maximum
+            columns_BHT[..., :end] += weights_BHRK.sum(-2)
+
+            # entr(a) = −a·ln a is 0 at 0 and never negative, unlike logsumexp − Σ a·s, which cancels.
+            rows["entropy"].append(torch.special.entr(weights_BHRK).sum(-1))
+            first_BHR = weights_BHRK[..., 0].clone()  # a view would keep the whole block alive
+            rows["first"].append(first_BHR)
+            weighted_BHR = (weights_BHRK @ v_norm_BHT[..., :end, None]).squeeze(-1)
+            # A drained v_0 makes row 0 a 0/0 that means "no share".
+            rows["value"].append(first_BHR * v_norm_BHT[..., :1] / weighted_BHR.clamp_min(torch.finfo(q.dtype).tiny))
+
+            t_R = torch.arange(start, end, device=q.device)
+            key_RW = t_R[:, None] - torch.arange(LOCAL_WINDOW, device=q.device)
+            recent_BHRW = weights_BHRK.gather(-1, key_RW.clamp_min(0).expand(B, H, -1, -1)) * (key_RW >= 0)
+            rows["previous"].append(recent_BHRW[..., 1].clone())
+            rows["local"].append(recent_BHRW.sum(-1))
+
+            mixed_BHRD = weights_BHRK @ v[:, :, :end]
+            projected_BHRD = mixed_BHRD if gram_HDD is None else mixed_BHRD @ gram_HDD
+            rows["norm"].append((mixed_BHRD * projected_BHRD).sum(-1).clamp_min(0).sqrt())
+
+    row = {name: torch.cat(parts, dim=-1) for name, parts in rows.items()}
+    keys_T = torch.arange(1, T + 1, device=q.device)  # how many keys row t sees
+    normalized = (row["entropy"][..., 1:] / keys_T[1:].log()).clamp(max=1)  # rounding alone can exceed 1
+    p10, p50, p90 = normalized.quantile(normalized.new_tensor(PERCENTILES), dim=-1)
+    mass_BHT = columns_BHT / keys_T.flip(0)
+    stripe, stripe_position = _stripe(mass_BHT)
+    undefined_BH = torch.full_like(max_logit_BH, math.nan)
+    return {
+        "entropy": row["entropy"][..., 1:].mean(-1),
+        "normalized_entropy": p50,
+        "normalized_entropy_p10": p10,
+        "normalized_entropy_p90": p90,
+        "first_position_mass": mass_BHT[..., 0],
+        "first_position_mass_64": row["first"][..., :SINK_TOKENS].mean(-1) if T >= SINK_TOKENS else undefined_BH,
+        "sink_rate": (mass_BHT[..., 0] > SINK_THRESHOLD).float() if T >= SINK_TOKENS else undefined_BH,
+        "value_weighted_first_position_share": row["value"].mean(-1),
+        "stripe": stripe,
+        "stripe_position": stripe_position,
+        "local_mass": row["local"][..., LOCAL_WINDOW:].mean(-1),
+        "local_mass_baseline": (LOCAL_WINDOW / keys_T[LOCAL_WINDOW:]).mean().expand(B, H),
+        "previous_token": row["previous"][..., 1:].mean(-1),
+        "max_logit": max_logit_BH,
+        "output_norm": row["norm"].mean(-1),
+    }
+
+
+@torch.no_grad()
+def attention_pattern(q_BHTD: Tensor, k_BHTD: Tensor, max_tokens: int | None = None) -> Tensor:
+    """The weights softmax(q·kᵀ/√D) themselves, (B, H, T, T) float32, for a picture; of the first `max_tokens` only.
+
+    The only function here whose memory grows with T². Raises UserError for shapes that differ or fewer than 2 tokens.
+    """
+    _check(q_BHTD, k_BHTD, k_BHTD, block=1)
+    with torch.autocast(q_BHTD.device.type, enabled=False):
+        logits_BHTT, future_TT = _logits(q_BHTD[:, :, :max_tokens].float(), k_BHTD[:, :, :max_tokens].float(), start=0)
+        return logits_BHTT.masked_fill_(future_TT, -math.inf).softmax(-1)
+
+
+def _logits(q_BHRD: Tensor, k_BHKD: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """Logits (B, H, R, K) of the rows from `start` on, and which of them look ahead, (R, K) bool."""
+    R, K = q_BHRD.size(-2), k_BHKD.size(-2)
+    future_RK = torch.ones(R, K, dtype=torch.bool, device=q_BHRD.device).triu(start + 1)
+    return q_BHRD @ k_BHKD.mT / math.sqrt(q_BHRD.size(-1)), future_RK
+
+
+def _stripe(mass_BHT: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest column mass and its position, (B, H) each, among columns k ≥ 1 long enough to mean something."""
+    T = mass_BHT.size(-1)
+    last = T - max(16, math.ceil(T / 8))
+    if last < 1:
+        undefined_BH = torch.full_like(mass_BHT[..., 0], math.nan)
+        return undefined_BH, undefined_BH
+    stripe_BH, index_BH = mass_BHT[..., 1 : last + 1].max(-1)
+    return stripe_BH, index_BH.float() + 1
+
+
+def _check(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, block: int) -> None:
+    if not (q_BHTD.dim() == 4 and q_BHTD.shape == k_BHTD.shape == v_BHTD.shape):
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q_BHTD, k_BHTD, v_BHTD))
+        raise UserError(f"q, k and v must have one shape (batch, heads, tokens, head width), not {shapes}")
+    if q_BHTD.size(-2) < 2:
+        raise UserError(f"attention statistics need at least 2 tokens, not {q_BHTD.size(-2)}")
+    if block < 1:
+        raise UserError(f"block must be at least 1 row, not {block}")

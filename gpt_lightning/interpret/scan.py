@@ -1,0 +1,160 @@
+"""The depth scan: one forward pass of a GPT on a few fixed sequences, statistics of every layer and head out.
+
+Looks through forward hooks that exist only while a scan runs, and leaves the model as it was. Knows nothing of files,
+pictures, or where the sequences come from.
+
+Shapes: B sequences, H heads, T tokens, D head width, C model width, L layers.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from gpt_lightning.errors import UserError
+from gpt_lightning.interpret.attention import attention_pattern, attention_statistics
+from gpt_lightning.interpret.residual import residual_statistics
+from gpt_lightning.interpret.result import HEAD_UNITS, DepthScanResult
+from gpt_lightning.interpret.verdicts import Verdict, head_verdict
+
+
+def depth_scan(
+    model: nn.Module,
+    tokens_BT: Tensor,
+    step: int | None = None,
+    token_text: Callable[[int], str] | None = None,
+    block: int = 128,
+) -> DepthScanResult:
+    """Scan every layer and head of a GPT on fixed sequences, in evaluation mode and without gradients.
+
+    The statistics are computed inside the hooks: q, k and v of one layer at a time are alive, and never a T × T matrix.
+
+    Args:
+        model: A `gpt_lightning.model.GPT` in any precision, on any device; compiled or not, the plain forward runs.
+        tokens_BT: A few sequences, (B, T) int64 with 2 ≤ T ≤ context_length; sinks need T ≥ 64, stripes T ≥ 17.
+        step: Optimiser steps the model has taken: at 0 the verdict is "untrained".
+        token_text: How to write a token id, to name the token of a stripe.
+        block: Rows of attention at a time; bounds the memory, changes no number.
+
+    Raises:
+        UserError: tokens of another shape, too long for the context, or not in the vocabulary.
+    """
+    tokens_BT = _checked(model, tokens_BT)
+    heads: list[dict[str, Tensor]] = []
+    layers: list[dict[str, Tensor]] = []
+
+    def on_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> None:
+        output_weight = model.blocks[layer].attention.output.weight
+        heads.append(_over_sequences(attention_statistics(q, k, v, output_weight, block), tokens_BT))
+
+    def on_block(layer: int, before: Tensor, after: Tensor) -> None:
+        layers.append(residual_statistics(before, after))
+
+    with _observed(model, on_attention, on_block):
+        # Not model(...): it may be compiled, and compiled code ignores hooks. Nor are the logits needed, the largest
+        # tensor of all.
+        model.hidden_states(tokens_BT)
+
+    head_metrics = {name: torch.stack([h[name] for h in heads]).cpu() for name in heads[0]}
+    layer_metrics = {name: torch.stack([x[name] for x in layers]).cpu() for name in layers[0]}
+    norm_LH = head_metrics["output_norm"]
+    head_metrics["output_norm_relative_to_layer"] = norm_LH / norm_LH.mean(1, keepdim=True)
+    head_metrics["output_norm_relative_to_residual"] = norm_LH / layer_metrics["residual_norm"][:, None]
+    L, H = norm_LH.shape
+    verdicts = [[_verdict(head_metrics, layer, head, step, token_text) for head in range(H)] for layer in range(L)]
+    return DepthScanResult(
+        heads={name: head_metrics[name] for name in HEAD_UNITS},
+        layers=layer_metrics,
+        verdicts=verdicts,
+        sequences=tokens_BT.size(0),
+        tokens=tokens_BT.size(1),
+        step=step,
+    )
+
+
+def attention_maps(model: nn.Module, tokens_T: Tensor, max_tokens: int = 128) -> list[Tensor]:
+    """The attention weights of one sequence for pictures: a (H, T, T) float32 tensor on the CPU per layer.
+
+    Args:
+        model: As for `depth_scan`.
+        tokens_T: One sequence, (T,) int64, cut to its first `max_tokens`, which see nothing of the rest anyway.
+
+    Raises:
+        UserError: as for `depth_scan`.
+    """
+    tokens_BT = _checked(model, tokens_T[None, :max_tokens])
+    maps: list[Tensor] = []
+    with _observed(model, lambda layer, q, k, v: maps.append(attention_pattern(q, k)[0].cpu())):
+        model.hidden_states(tokens_BT)
+    return maps
+
+
+@contextmanager
+def _observed(
+    model: nn.Module,
+    on_attention: Callable[[int, Tensor, Tensor, Tensor], None],
+    on_block: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> Iterator[None]:
+    """While this lasts: evaluation mode, no gradients, and hooks that call `on_attention(layer, q, k, v)` and
+    `on_block(layer, before, after)`. Afterwards, whatever happened: no hooks, and every module in its former mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    handles = []
+    try:
+        model.eval()
+        for layer, module in enumerate(model.blocks):
+            handles.append(module.attention.attend.register_forward_hook(partial(_attend_hook, on_attention, layer)))
+            if on_block is not None:
+                handles.append(module.register_forward_hook(partial(_block_hook, on_block, layer)))
+        with torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+
+
+def _attend_hook(callback: Callable, layer: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    callback(layer, *inputs[:3])  # returns None: what a hook returns would replace the output
+
+
+def _block_hook(callback: Callable, layer: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    callback(layer, inputs[0], output)
+
+
+def _over_sequences(statistics: dict[str, Tensor], tokens_BT: Tensor) -> dict[str, Tensor]:
+    """From (B, H) to (H,): the mean; for the logit the maximum; for a stripe's place that of the strongest sequence."""
+    strongest_1H = statistics["stripe"].argmax(0, keepdim=True)
+    position_H = statistics["stripe_position"].gather(0, strongest_1H)[0]
+    token_H = tokens_BT[strongest_1H[0], position_H.nan_to_num().long()].float()
+    return {name: values_BH.mean(0) for name, values_BH in statistics.items()} | {
+        "max_logit": statistics["max_logit"].amax(0),
+        "stripe_position": position_H,
+        "stripe_token": token_H.masked_fill(position_H.isnan(), math.nan),
+    }
+
+
+def _verdict(
+    metrics: dict[str, Tensor], layer: int, head: int, step: int | None, token_text: Callable[[int], str] | None
+) -> Verdict:
+    one = {name: float(values_LH[layer, head]) for name, values_LH in metrics.items()}
+    named = token_text is not None and not math.isnan(one["stripe_token"])
+    return head_verdict(one, step, token_text(int(one["stripe_token"])) if named else None)
+
+
+def _checked(model: nn.Module, tokens_BT: Tensor) -> Tensor:
+    """The tokens on the model's device. Checked before: on a GPU an id out of range kills the process."""
+    config = model.config
+    if tokens_BT.dim() != 2 or tokens_BT.size(0) < 1 or not 2 <= tokens_BT.size(1) <= config.context_length:
+        raise UserError(
+            f"a depth scan needs sequences of 2 to {config.context_length} tokens (this model's context), "
+            f"not tokens of shape {tuple(tokens_BT.shape)}"
+        )
+    low, high = int(tokens_BT.min()), int(tokens_BT.max())
+    if low < 0 or high >= config.vocab_size:
+        wrong = low if low < 0 else high
+        raise UserError(f"token id {wrong} is outside this model's vocabulary of {config.vocab_size} ids")
+    return tokens_BT.to(next(model.parameters()).device)

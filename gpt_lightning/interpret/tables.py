@@ -1,0 +1,37 @@
+"""A depth scan as the lines that TensorBoard shows: a Markdown table of verdicts, and each metric's worst value."""
+
+from gpt_lightning.interpret.result import DepthScanResult
+from gpt_lightning.interpret.verdicts import KINDS
+
+# Where small is what to worry about: entropy collapse, heads that add nothing, layers that change nothing.
+WORST_IS_LOWEST = {
+    "entropy",
+    "normalized_entropy",
+    "output_norm_relative_to_residual",
+    "block_influence",
+    "block_influence_centred",
+}
+
+
+def worst_of(result: DepthScanResult, metric: str) -> float:
+    """The metric's most worrying value over all heads (or layers, of a metric of layers), in the metric's unit."""
+    values = result.heads[metric] if metric in result.heads else result.layers[metric]
+    finite = values[values.isfinite()]
+    if len(finite) == 0:
+        return float("nan")
+    return float(finite.min() if metric in WORST_IS_LOWEST else finite.max())
+
+
+def verdict_table(result: DepthScanResult) -> str:
+    """Markdown: the summary, then a row for every head with its verdict, the reason in numbers, and what to try."""
+    rows = [
+        f"| {layer} | {head} | {_cell(verdict.label)} | {_cell(verdict.reason)} | {_cell(KINDS[verdict.kind].advice)} |"
+        for layer, verdicts in enumerate(result.verdicts)
+        for head, verdict in enumerate(verdicts)
+    ]
+    header = "| layer | head | verdict | why | what to look at or try |\n|---|---|---|---|---|"
+    return "\n".join([result.summary, "", header, *rows])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
