@@ -27,7 +27,7 @@ import callbacks
 from gpt_lightning import precision, runs
 from gpt_lightning.checkpoint import check_same_network, read_checkpoint
 from gpt_lightning.cli_errors import clear_errors
-from gpt_lightning.data import TextDataModule
+from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import vocabulary_size
 from gpt_lightning.errors import UserError
 from gpt_lightning.model import GPTConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from gpt_lightning.data import TextDataModule
+from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
 

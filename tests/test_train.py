@@ -1,11 +1,9 @@
 """train.py as a user runs it: the run it leaves, what TensorBoard reads, a killed process, bad input."""
 
 import os
-import runpy
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -124,25 +122,7 @@ def test_resuming_with_nothing_to_resume_says_so(tmp_path, corpus_file):
     assert not (tmp_path / "runs").exists()
 
 
-# ---- in this process, for speed: the same file, run as __main__
-
-
-@pytest.fixture
-def main(monkeypatch, capsys, tmp_path):
-    """Run `train.py ARGS` here; returns its exit status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run_main(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, args)])
-        status = 0
-        try:
-            runpy.run_path(str(REPO / "train.py"), run_name="__main__")
-        except SystemExit as stop:
-            status = stop.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run_main
+# ---- in this process, for speed
 
 
 @pytest.mark.parametrize(
@@ -176,7 +156,7 @@ def test_bad_input_is_one_line_and_a_failure(main, finished, corpus_file, tmp_pa
     shutil.copy(last, tmp_path / "other.ckpt")
     torch.save([1, 2, 3], tmp_path / "list.ckpt")
     other = ["--model.gpt.n_layer=3"] if "other" in args[0] else []
-    status, _, err = main("fit", *TINY, f"--data.corpus={corpus_file}", *other, *args)
+    status, _, err = main("train.py", "fit", *TINY, f"--data.corpus={corpus_file}", *other, *args)
     assert status in (1, 2)
     lines = [line for line in err.splitlines() if line and "Warning" not in line]
     assert len(lines) == 1, err
@@ -185,14 +165,14 @@ def test_bad_input_is_one_line_and_a_failure(main, finished, corpus_file, tmp_pa
 
 
 def test_an_unknown_subcommand_is_refused(main):
-    status, _, err = main("trian")
+    status, _, err = main("train.py", "trian")
     assert status == 2
     assert "invalid choice: 'trian'" in err
 
 
 @pytest.mark.parametrize("config", sorted(path.name for path in (REPO / "configs").glob("*.yaml")))
 def test_every_config_parses_over_the_default(main, config):
-    status, out, err = main("fit", "--config", REPO / "configs" / config, "--print_config")
+    status, out, err = main("train.py", "fit", "--config", REPO / "configs" / config, "--print_config")
     assert status == 0, err
     printed = yaml.safe_load(out)
     for section, values in yaml.safe_load((REPO / "configs" / config).read_text()).items():
@@ -205,7 +185,16 @@ def test_later_configs_and_flags_win(main, tmp_path):
     gpu = REPO / "configs" / "shakespeare-gpu.yaml"
     base = REPO / "configs" / "shakespeare.yaml"
     _, out, _ = main(
-        "fit", "--config", base, "--config", gpu, "--config", "mine.yaml", "--model.warmup_steps=9", "--print_config"
+        "train.py",
+        "fit",
+        "--config",
+        base,
+        "--config",
+        gpu,
+        "--config",
+        "mine.yaml",
+        "--model.warmup_steps=9",
+        "--print_config",
     )
     printed = yaml.safe_load(out)
     assert printed["experiment"] == "shakespeare-gpu"
@@ -218,7 +207,7 @@ def test_later_configs_and_flags_win(main, tmp_path):
 def test_enwik8_is_the_163m_network_with_an_effective_batch_of_64(main):
     from gpt_lightning.model import GPT, GPTConfig
 
-    _, out, _ = main("fit", "--config", REPO / "configs/enwik8.yaml", "--print_config")
+    _, out, _ = main("train.py", "fit", "--config", REPO / "configs/enwik8.yaml", "--print_config")
     printed = yaml.safe_load(out)
     # --print_config leaves out what follows from other settings, such as the vocabulary.
     with torch.device("meta"):
@@ -230,14 +219,21 @@ def test_enwik8_is_the_163m_network_with_an_effective_batch_of_64(main):
 def test_no_logger_no_bar_no_trouble(main, corpus_file):
     """Callbacks that write to TensorBoard survive without it."""
     args = ["--trainer.max_steps=4", "--trainer.val_check_interval=4", "--trainer.logger=false"]
-    status, out, err = main(*TINY, f"--data.corpus={corpus_file}", *args, "--trainer.enable_progress_bar=false")
+    status, out, err = main(
+        "train.py", *TINY, f"--data.corpus={corpus_file}", *args, "--trainer.enable_progress_bar=false"
+    )
     assert status == 0, err
     assert "Stopped after 4 optimiser steps" in out
 
 
 def test_16_mixed_runs_on_a_cpu_as_bf16_after_one_line(main, corpus_file):
     status, out, err = main(
-        "fit", *TINY, f"--data.corpus={corpus_file}", "--trainer.max_steps=2", "--trainer.precision=16-mixed"
+        "train.py",
+        "fit",
+        *TINY,
+        f"--data.corpus={corpus_file}",
+        "--trainer.max_steps=2",
+        "--trainer.precision=16-mixed",
     )
     assert status == 0, err
     assert out.splitlines()[0].startswith("A CPU has no fp16 training: 16-mixed runs as bf16-mixed")
@@ -256,7 +252,7 @@ def test_a_loss_that_is_not_finite_stops_naming_the_step_and_keeps_the_checkpoin
         return honest(self, batch, batch_idx)
 
     monkeypatch.setattr(GPTModule, "training_step", poisoned)
-    status, _, err = main("fit", *TINY, f"--data.corpus={corpus_file}")
+    status, _, err = main("train.py", "fit", *TINY, f"--data.corpus={corpus_file}")
     assert status == 1
     assert "non-finite (NaN or infinite) at optimiser step 12" in err
     kept = torch.load("runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
@@ -267,6 +263,7 @@ def test_a_loss_that_is_not_finite_stops_naming_the_step_and_keeps_the_checkpoin
 def test_overfit_one_batch_drives_the_loss_down(main, corpus_file):
     overlay = REPO / "configs/debug-overfit.yaml"
     status, _, err = main(
+        "train.py",
         "fit",
         *TINY[:3],
         "--model.gpt.context_length=32",

@@ -1,5 +1,4 @@
-"""Text in, batches of tokens out: corpora → tokenizer → token files (memory-mapped) → datamodule."""
+"""Text in, batches of tokens out: corpora → tokenizer → token files (memory-mapped) → datamodule.
 
-from gpt_lightning.data.datamodule import TextDataModule
-
-__all__ = ["TextDataModule"]
+Nothing is imported here: generate.py needs the tokenizer only, and Lightning takes seconds to import.
+"""

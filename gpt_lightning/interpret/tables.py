@@ -35,3 +35,15 @@ def verdict_table(result: DepthScanResult) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+def text_table(result: DepthScanResult) -> str:
+    """For a terminal: a line per head, in aligned columns."""
+    header = ("layer", "head", "verdict", "why")
+    rows = [
+        (str(layer), str(head), verdict.label, verdict.reason)
+        for layer, verdicts in enumerate(result.verdicts)
+        for head, verdict in enumerate(verdicts)
+    ]
+    layer, head, verdict = (max(len(row[column]) for row in [header, *rows]) for column in range(3))
+    return "\n".join(f"{r[0]:>{layer}}  {r[1]:>{head}}  {r[2]:<{verdict}}  {r[3]}" for r in [header, *rows])

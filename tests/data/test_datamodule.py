@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from gpt_lightning.data import TextDataModule
+from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_from_state
 from gpt_lightning.errors import UserError
 from tests.data.conftest import make_text

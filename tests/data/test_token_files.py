@@ -120,7 +120,7 @@ def test_other_text_or_another_tokenizer_goes_elsewhere(tmp_path, bpe):
 def test_two_processes_may_prepare_at_once(tmp_path, ranks_file):
     (tmp_path / "text.txt").write_bytes(make_text(2_000_000))
     code = (
-        "import sys; from gpt_lightning.data import TextDataModule\n"
+        "import sys; from gpt_lightning.data.datamodule import TextDataModule\n"
         "data = TextDataModule(sys.argv[1], sys.argv[2], context_length=8, data_dir=sys.argv[3])\n"
         "data.prepare_data(); data.setup()\n"
         "print(int(data.token_byte_lengths[data.tokens['train'][:].astype('int64')].sum()))"

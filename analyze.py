@@ -1,0 +1,37 @@
+"""What each layer and head of a checkpoint does: python analyze.py --checkpoint runs/default/version_0/checkpoints/last.ckpt"""
+
+import argparse
+from pathlib import Path
+
+from gpt_lightning.cli_errors import clear_errors
+
+
+def main() -> None:
+    """Parse, analyse, say where the results lie."""
+    parser = argparse.ArgumentParser(description="Scan every layer and head of a checkpoint of this project.")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="checkpoint file, e.g. runs/…/checkpoints/last.ckpt"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="directory for the results (default: analysis/ in the run's directory)"
+    )
+    parser.add_argument("--text", type=Path, help="file to scan on (default: the run's own validation text)")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute (default: auto)"
+    )
+    args = parser.parse_args()
+
+    # Imported after parsing, so that --help and a mistyped option answer at once.
+    from gpt_lightning.analysis import analyse
+    from gpt_lightning.interpret.tables import text_table
+
+    result, written = analyse(args.checkpoint, args.output, args.text, args.device)
+    print(text_table(result))
+    print(f"\n{result.summary}\n")
+    for path in written:
+        print(path)
+
+
+if __name__ == "__main__":
+    with clear_errors():
+        main()

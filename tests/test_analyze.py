@@ -1,0 +1,139 @@
+"""analyze.py and generate.py as a user runs them: on a checkpoint alone, with no training data present."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt_lightning.data.datamodule import TextDataModule
+from tests.command_line import TINY, run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, corpus_file) -> Path:
+    """A checkpoint that train.py wrote, moved away from its run and its data."""
+    directory = tmp_path_factory.mktemp("trained")
+    result = run("train.py", "fit", *TINY, "--trainer.max_steps=20", "--data.corpus", corpus_file, cwd=directory)
+    assert result.returncode == 0, result.stderr
+    moved = tmp_path_factory.mktemp("moved") / "my.ckpt"
+    shutil.move(directory / "runs/default/version_0/checkpoints/last.ckpt", moved)
+    shutil.rmtree(directory)
+    return moved
+
+
+def test_analyze_writes_what_the_contract_says(checkpoint, tmp_path):
+    result = run("analyze.py", "--checkpoint", checkpoint, "--output", tmp_path / "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {
+        "depth_scan.json",
+        "depth_scan.png",
+        "report.html",
+        "attention/layer_00.png",
+        "attention/layer_01.png",
+    }
+    assert "4 heads in 2 layers" in result.stdout
+    scan = json.loads((tmp_path / "out/depth_scan.json").read_text(), parse_constant=pytest.fail)
+    assert len(scan["layers"]) == 2
+    for layer in scan["layers"]:
+        assert {"block_influence", "residual_norm"} <= set(layer) & set(scan["units"])
+        for head in layer["heads"]:
+            metrics = {"entropy", "normalized_entropy", "first_position_mass", "stripe", "local_mass", "previous_token"}
+            assert metrics <= set(head) & set(scan["units"])
+            assert head["verdict"]
+    for picture in (tmp_path / "out").rglob("*.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_needs_nothing_but_itself(checkpoint, tmp_path):
+    # A text with a token that would be markup if it were not escaped.
+    (tmp_path / "text.txt").write_text("<script>alert(1)</script> & so on\n" * 20)
+    args = ("--checkpoint", checkpoint, "--output", tmp_path, "--text", tmp_path / "text.txt")
+    assert run("analyze.py", *args, cwd=tmp_path).returncode == 0
+    page = (tmp_path / "report.html").read_text()
+
+    class Links(HTMLParser):
+        found: list = []  # noqa: RUF012
+        tags: list = []  # noqa: RUF012
+
+        def handle_starttag(self, tag, attributes):
+            self.tags.append(tag)
+            self.found += [value for name, value in attributes if name in ("src", "href")]
+
+    parser = Links()
+    parser.feed(page)
+    assert parser.found
+    assert all(link.startswith("data:image/png;base64,") for link in parser.found)
+    assert "script" not in parser.tags
+    assert page.index('class="summary"') < page.index("<img") < page.rindex("<table")
+    assert not re.search(r"@import|url\(", page)
+
+
+def test_analyze_finds_its_way_without_output_or_text(checkpoint, tmp_path):
+    run_dir = tmp_path / "runs/x/version_3"
+    (run_dir / "checkpoints").mkdir(parents=True)
+    shutil.copy(checkpoint, run_dir / "checkpoints/last.ckpt")
+    result = run("analyze.py", "--checkpoint", "runs/x/version_3/checkpoints/last.ckpt", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (run_dir / "analysis/report.html").is_file()
+    assert "validation text" in (run_dir / "analysis/report.html").read_text()
+
+
+def test_a_checkpoint_carries_the_sequences_that_training_scanned(checkpoint, corpus_file, tmp_path):
+    data = TextDataModule(str(corpus_file), context_length=32, data_dir=str(tmp_path))
+    data.prepare_data()
+    data.setup()
+    kept = torch.load(checkpoint, weights_only=True)["TextDataModule"]["validation_sequences"]
+    assert torch.equal(kept.long(), data.validation_sequences(8))
+
+
+def test_generate_continues_the_prompt_the_same_way_for_the_same_seed(checkpoint, tmp_path):
+    args = ("--checkpoint", checkpoint, "--prompt", "the cat", "--seed", 3)
+    first, again = (run("generate.py", *args, cwd=tmp_path) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("the cat")
+    assert len(first.stdout) > len("the cat\n")
+    assert first.stdout == again.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "args", "message"),
+    [
+        ("analyze.py", ["--checkpoint=nowhere.ckpt"], "There is no checkpoint at nowhere.ckpt"),
+        ("analyze.py", ["--checkpoint=truncated.ckpt"], "truncated or damaged"),
+        ("analyze.py", ["--checkpoint=my.ckpt", "--text=nowhere.txt"], "nowhere.txt can't be read"),
+        ("analyze.py", ["--checkpoint=my.ckpt", "--text=empty.txt"], "empty.txt holds 0 tokens"),
+        ("analyze.py", ["--checkpoint=my.ckpt", "--output=empty.txt"], "empty.txt"),
+        ("analyze.py", ["--checkpoint=my.ckpt", "--outptu=x"], "unrecognized arguments"),
+        ("analyze.py", ["--checkpoint=my.ckpt", "--device=cuda"], "no CUDA GPU"),
+        ("generate.py", ["--checkpoint=nowhere.ckpt"], "There is no checkpoint at nowhere.ckpt"),
+        ("generate.py", ["--checkpoint=pickle.ckpt"], "more than plain data"),
+        ("generate.py", ["--checkpoint=mismatch.ckpt"], "don't fit"),
+        ("generate.py", ["--checkpoint=my.ckpt", "--prompt="], "The prompt is empty"),
+        ("generate.py", ["--checkpoint=my.ckpt", "--prompt=" + "x" * 40], "40 tokens long"),
+        ("generate.py", ["--checkpoint=my.ckpt", "--prompt=x", "--tokens=99"], "at most 31"),
+        ("generate.py", ["--checkpoint=my.ckpt", "--tokens=-1"], "at least 1"),
+        ("generate.py", ["--checkpoint=my.ckpt", "--temperature=nan"], "temperature"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_a_failure(main, checkpoint, tmp_path, script, args, message):
+    if "--device=cuda" in args and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    shutil.copy(checkpoint, tmp_path / "my.ckpt")
+    (tmp_path / "truncated.ckpt").write_bytes(checkpoint.read_bytes()[:30_000])
+    (tmp_path / "empty.txt").touch()
+    torch.save({"an object": Path("not plain data")}, tmp_path / "pickle.ckpt")
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["gpt"]["d_model"] = 32
+    torch.save(content, tmp_path / "mismatch.ckpt")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    status, _, err = main(script, *args)
+    assert status in (1, 2)
+    error = err.strip().splitlines()[-1]
+    assert "error: " in error
+    assert message in error
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
