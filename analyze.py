@@ -1,4 +1,7 @@
-"""What each layer and head of a checkpoint does: python analyze.py --checkpoint runs/default/version_0/checkpoints/last.ckpt"""
+"""What each layer and head of a checkpoint does.
+
+python analyze.py --checkpoint runs/default/version_0/checkpoints/last.ckpt
+"""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Sample text from a checkpoint: python generate.py --checkpoint runs/default/version_0/checkpoints/last.ckpt --prompt "def " """
+"""Sample text from a checkpoint.
+
+python generate.py --checkpoint runs/default/version_0/checkpoints/last.ckpt --prompt "def "
+"""
 
 import argparse
 

@@ -11,11 +11,14 @@
 import difflib
 import logging
 import re
+import shlex
 import sys
 import warnings
 from pathlib import Path
 
-import gpt_lightning  # noqa: F401, I001  first: it settles OpenMP's threads before torch is imported
+import gpt_lightning  # noqa: F401  first: it settles OpenMP's threads before torch is imported
+
+# isort: split
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -69,7 +72,7 @@ class GPTCLI(LightningCLI):
         """Leave the configuration alone: Lightning would let the checkpoint's hyper-parameters override it silently."""
 
     def before_instantiate_classes(self) -> None:
-        """Settle what depends on more than one setting: the checkpoint, the run directory, the precision, the context."""
+        """Settle what depends on several settings: the checkpoint, the run directory, the precision, the context."""
         config = self.config[self.subcommand]
         experiment_dir = Path(config.runs_dir) / config.experiment
         self.run_dir, self.resume_step = runs.new_run(experiment_dir), None
@@ -152,18 +155,24 @@ class GPTCLI(LightningCLI):
             return
         samples = self._get(self.config_init, "text_samples")
         text = callbacks.sample(self.model.model, self.datamodule.encoding, samples.prompt, 200, samples.temperature)
+        done = 0 < self.trainer.max_steps <= self.trainer.global_step
+        more = f" --trainer.max_steps {2 * self.trainer.max_steps}" if done else ""
         say(
             f"\nA sample:\n{text.strip()}\n\n"
             f"Stopped after {self.trainer.global_step:,} optimiser steps.\n"
             f"The run lies in   {self.run_dir}\n"
             f"Look at it with   tensorboard --logdir {self.run_dir.parent.parent}\n"
             f"Analyse it with   python analyze.py --checkpoint {self.run_dir / runs.LAST}\n"
-            f"Go on with        python {' '.join(self.resume_command())}"
+            f"Go on with        python train.py {shlex.join(self.given_arguments())} --ckpt_path last{more}"
         )
 
-    def resume_command(self) -> list[str]:
-        """The arguments of this call, with `--ckpt_path last`."""
-        return ["train.py", *sys.argv[1:], "--ckpt_path", "last"]
+    def given_arguments(self) -> list[str]:
+        """The arguments of this call, without what it resumed from."""
+        given = [argument for argument in sys.argv[1:] if not argument.startswith("--ckpt_path=")]
+        if "--ckpt_path" in given:
+            at = given.index("--ckpt_path")
+            del given[at : at + 2]
+        return given
 
 
 @rank_zero_only

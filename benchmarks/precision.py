@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def training_step(gpt: GPT, optimiser: torch.optim.Optimizer, tokens: torch.Tensor, dtype: torch.dtype | None) -> float:
-    """One step; returns its seconds. (fp16 without a loss scaler: its speed is the same, its numbers don't matter here.)"""
+    """One step; returns its seconds. (fp16 goes without a loss scaler: same speed, and the numbers don't matter.)"""
     start = time.perf_counter()
     with torch.autocast(tokens.device.type, dtype, enabled=dtype is not None):
         loss = next_token_loss(gpt, tokens[:, :-1], tokens[:, 1:])

@@ -1,4 +1,4 @@
-"""The two checkpoints of a run, `last.ckpt` to resume from and `best.ckpt` to use: Lightning's ModelCheckpoint, twice."""
+"""A run's checkpoints, `last.ckpt` to resume from and `best.ckpt` to use: Lightning's ModelCheckpoint, twice."""
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint

@@ -12,8 +12,8 @@ from gpt_lightning.interpret.tables import verdict_table, worst_of
 
 
 class DepthScan(TensorBoardCallback):
-    """Scan a few fixed validation sequences and write to TensorBoard `depth_scan/<metric>/layer_LL` (mean over heads) and
-    `/worst` as scalars, `depth_scan/<metric>` (layer × head) and `depth_scan/entropy_over_time` as images, and
+    """Scan a few fixed validation sequences and write to TensorBoard `depth_scan/<metric>/layer_LL` (mean over heads)
+    and `/worst` as scalars, `depth_scan/<metric>` (layer × head) and `depth_scan/entropy_over_time` as images, and
     `depth_scan/verdicts` as text.
 
     It hooks into the network only while it scans; training steps cost the same with it as without.

@@ -9,10 +9,11 @@ from tqdm import tqdm
 
 
 class StepProgressBar(ProgressBar):
-    """A tqdm bar over optimiser steps (Lightning's own counts micro-batches per epoch), and a line of figures after each
-    validation. Where the output is no terminal only the lines are printed.
+    """A tqdm bar over optimiser steps (Lightning's own counts micro-batches per epoch), and a line of figures after
+    each validation. Where the output is no terminal only the lines are printed.
 
-    It is refreshed when figures are logged, every `log_every_n_steps` steps: refreshing at each step costs milliseconds.
+    It is refreshed when figures are logged, every `log_every_n_steps` steps: refreshing at each step costs
+    milliseconds.
     """
 
     def __init__(self) -> None:

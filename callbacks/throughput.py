@@ -1,4 +1,4 @@
-"""Tokens per second and MFU: Lightning's ThroughputMonitor under this project's names, and without its cost per batch."""
+"""Tokens per second and MFU: Lightning's ThroughputMonitor under our names, without its cost per batch."""
 
 import time
 from typing import Any
@@ -13,13 +13,14 @@ PEAK_MATRIX_SIZE = 1024  # large enough to reach a CPU's peak, small enough for 
 
 
 class Throughput(ThroughputMonitor):
-    """Log `train/tokens_per_second` (all devices together) and `train/mfu`, averaged since the last time they were logged.
+    """Log `train/tokens_per_second` (all devices together) and `train/mfu`, averaged since the last time they were
+    logged.
 
     MFU (model FLOPs utilisation) is the share of the device's peak that the network's own arithmetic uses. The peak is
     Lightning's table for known GPUs; elsewhere it is measured once, with a matrix product in float32.
 
-    The base class synchronises CUDA after every batch; this one measures only when the figures are due, and leaves out the
-    time that validation, its callbacks and checkpoints take.
+    The base class synchronises CUDA after every batch; this one measures only when the figures are due, and leaves out
+    the time that validation, its callbacks and checkpoints take.
     """
 
     def __init__(self) -> None:

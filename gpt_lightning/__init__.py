@@ -2,6 +2,6 @@
 
 import os
 
-# OpenMP's threads spin while they wait, which makes small networks 2–5× slower on a shared CPU. This bounds the spinning, and
-# has to be set before torch is imported; a value that the user set stays.
+# OpenMP's threads spin while they wait, which makes small networks 2–5× slower on a shared CPU. This bounds the
+# spinning, and has to be set before torch is imported; a value that the user set stays.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

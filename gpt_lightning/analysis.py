@@ -1,4 +1,4 @@
-"""One checkpoint, analysed: load, scan, draw, write. What analyze.py does; the numbers and pictures come from interpret/."""
+"""One checkpoint, analysed: load, scan, draw, write. The numbers and pictures come from interpret/."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Reading a checkpoint outside training: the network, its tokenizer and a little text, without the corpus or Lightning."""
+"""Reading a checkpoint outside training: network, tokenizer and a little text, without the corpus or Lightning."""
 
 import pickle
 from dataclasses import asdict, dataclass
@@ -90,6 +90,6 @@ def check_same_network(checkpoint: dict[str, Any], config: GPTConfig, path: str 
     differences = [f"{k} {saved[k]} (not {wanted[k]})" for k in saved if k != "dropout" and saved[k] != wanted[k]]
     if differences:
         raise UserError(
-            f"{path} holds another network than the configuration: it has {', '.join(differences)}. Give the configuration "
-            "it was trained with (config.yaml in its run directory) with --config."
+            f"{path} holds another network than the configuration: it has {', '.join(differences)}. Give the "
+            "configuration it was trained with (config.yaml in its run directory) with --config."
         )

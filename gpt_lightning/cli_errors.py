@@ -9,8 +9,9 @@ from gpt_lightning.errors import UserError
 
 @contextmanager
 def clear_errors(*more: type[Exception]) -> Iterator[None]:
-    """Turn what the user can mend (UserError, a file that can't be read or written, and exceptions of the types in `more`)
-    and Ctrl-C into one line and an exit status of 1 (130 after Ctrl-C). Anything else is a bug and keeps its traceback."""
+    """Turn what the user can mend (UserError, a file that can't be read or written, and exceptions of the types in
+    `more`) and Ctrl-C into one line and an exit status of 1 (130 after Ctrl-C). Anything else is a bug and keeps its
+    traceback."""
     try:
         yield
     except (UserError, *more) as error:

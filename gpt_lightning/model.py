@@ -1,7 +1,7 @@
 """The network, by hand: GPT-2's pre-norm decoder, read top to bottom.
 
-It knows nothing of training, Lightning, callbacks or plots. Sizes and options are the fields of `GPTConfig`; each option picks
-a small module once, in a constructor, so that `forward` reads as plain GPT-2.
+It knows nothing of training, Lightning, callbacks or plots. Sizes and options are the fields of `GPTConfig`; each
+option picks a small module once, in a constructor, so that `forward` reads as plain GPT-2.
 
 Shapes: B batch, T tokens, S tokens seen so far (cache included), C = d_model, H heads, D = C / H, V vocabulary.
 """
@@ -66,8 +66,8 @@ class GPTConfig:
 class Attend(nn.Module):
     """Mix values by causal attention. The one attention call, and the one place where interpretability looks.
 
-    It has no parameters. Its inputs are q, k, v after positions, which is all that a forward hook needs to recompute the
-    attention weights; they are never materialised here.
+    It has no parameters. Its inputs are q, k, v after positions, which is all that a forward hook needs to recompute
+    the attention weights; they are never materialised here.
     """
 
     def __init__(self, dropout: float) -> None:
@@ -77,8 +77,8 @@ class Attend(nn.Module):
     def forward(self, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
         T, S = q_BHTD.size(-2), k_BHSD.size(-2)
         dropout_p = self.dropout if self.training else 0.0
-        # Queries are the last T of S positions. One query sees every key; T = S is plain causal attention; only a prompt that
-        # continues a cache needs a mask that is aligned to the last key.
+        # Queries are the last T of S positions. One query sees every key; T = S is plain causal attention; only a
+        # prompt that continues a cache needs a mask that is aligned to the last key.
         mask = causal_lower_right(T, S) if 1 < T < S else None
         return F.scaled_dot_product_attention(
             q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, dropout_p=dropout_p, is_causal=T == S and T > 1
@@ -86,7 +86,7 @@ class Attend(nn.Module):
 
 
 class RotaryPositions(nn.Module):
-    """Rotate pairs of channels by an angle proportional to the position (RoPE; Su et al. 2021, in GPT-NeoX's half layout)."""
+    """Rotate pairs of channels by an angle proportional to the position (RoPE; Su et al. 2021; GPT-NeoX's layout)."""
 
     def __init__(self, head_width: int, context_length: int, base: float = 10_000.0) -> None:
         super().__init__()
@@ -225,8 +225,8 @@ class GPT(nn.Module):
     def flops_per_token(self) -> int:
         """Floating-point operations of forward and backward per token: 6 per weight that multiplies, plus attention's
         12·n_layer·d_model·T (PaLM, Chowdhery et al. 2022, appendix B; the causal half is counted, as is customary)."""
-        # Embeddings are looked up, not multiplied; a tied matrix multiplies as the head. Summing over blocks and the head
-        # keeps the count the same for tied and untied weights.
+        # Embeddings are looked up, not multiplied; a tied matrix multiplies as the head. Summing over blocks and the
+        # head keeps the count the same for tied and untied weights.
         multiplied = sum(p.numel() for p in self.blocks.parameters() if p.dim() == 2) + self.head.weight.numel()
         c = self.config
         return 6 * multiplied + 12 * c.n_layer * c.d_model * c.context_length

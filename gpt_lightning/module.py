@@ -1,7 +1,7 @@
 """The LightningModule: loss, metrics, optimiser, schedule. Nothing about files, corpora or plots.
 
-Training randomness (dropout) is a pure function of (seed, batch, rank): nothing has to be saved for an exact resume, and
-validation may draw as many random numbers as it likes.
+Training randomness (dropout) is a pure function of (seed, batch, rank): nothing has to be saved for an exact resume,
+and validation may draw as many random numbers as it likes.
 """
 
 import math
@@ -38,7 +38,7 @@ class GPTModule(L.LightningModule):
         beta1: AdamW's decay rate of the gradient's running mean.
         beta2: AdamW's decay rate of the squared gradient's running mean.
         compile: Compile the training step with torch.compile.
-        activation_checkpointing: Recompute each block's activations in backward: less memory, about a third more compute.
+        activation_checkpointing: Recompute activations in backward: less memory, about a third more compute.
     """
 
     def __init__(
@@ -102,15 +102,15 @@ class GPTModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": named}
 
     def total_optimizer_steps(self) -> int:
-        """Optimiser steps of the whole run. Not `trainer.estimated_stepping_batches`: that sets the loaders up again and
-        loses a resumed loader's position (Lightning issue 20550)."""
+        """Optimiser steps of the whole run. Not `trainer.estimated_stepping_batches`: that sets the loaders up again
+        and loses a resumed loader's position (Lightning issue 20550)."""
         trainer = self.trainer
         if trainer.max_steps > 0:
             return trainer.max_steps
         if trainer.max_epochs is None or trainer.max_epochs < 0:
             raise UserError(
-                "The cosine schedule needs to know where training ends: give --trainer.max_steps, --trainer.max_epochs or "
-                "--model.decay_steps."
+                "The cosine schedule needs to know where training ends: give --trainer.max_steps, "
+                "--trainer.max_epochs or --model.decay_steps."
             )
         batches = len(trainer.datamodule.train_dataloader())
         limit = trainer.limit_train_batches
@@ -159,8 +159,8 @@ class GPTModule(L.LightningModule):
         bad_step = int(self.trainer.strategy.reduce(self.first_bad_step, reduce_op="max"))
         if bad_step >= 0:
             raise UserError(
-                f"The loss became non-finite (NaN or infinite) at optimiser step {bad_step}; training stopped and the last "
-                "checkpoint was kept. Try a lower --model.learning_rate, more --model.warmup_steps, or "
+                f"The loss became non-finite (NaN or infinite) at optimiser step {bad_step}; training stopped and the "
+                "last checkpoint was kept. Try a lower --model.learning_rate, more --model.warmup_steps, or "
                 "--trainer.gradient_clip_val 1.0."
             )
 
@@ -194,14 +194,15 @@ class GPTModule(L.LightningModule):
         values = {"loss": loss, "perplexity": loss.exp()}
         if self.token_byte_lengths is not None:
             values["bits_per_byte"] = nats / self.bytes.compute() / math.log(2)
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()})
+        # The metrics have summed over all ranks already; sync_dist tells Lightning so.
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
         for metric in (self.nats, self.tokens, self.bytes):
             metric.reset()
 
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the seed and, inside an accumulation window, the gradients so far; refuse to save after a non-finite loss."""
+        """Add the seed and, inside an accumulation window, its gradients so far; refuse after a non-finite loss."""
         self.stop_if_not_finite()
         checkpoint["seed"] = self.seed
         if self.trainer.state.fn == TrainerFn.FITTING and self.trainer.fit_loop._should_accumulate():

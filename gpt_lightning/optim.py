@@ -8,7 +8,7 @@ from torch import nn
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups for AdamW: matrices (embeddings included) decay, vectors (biases, norms) don't, as in GPT-3's recipe."""
+    """Two groups for AdamW: matrices (embeddings included) decay; vectors (biases, norms) don't."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},

@@ -1,6 +1,7 @@
 """Which precision a run uses when the user doesn't say, and what a CPU does with 16-mixed.
 
-The choice is a function of the hardware and the network's width alone, so that every rank and every resume makes the same one.
+The choice is a function of the hardware and the network's width alone, so that every rank and every resume makes the
+same one.
 """
 
 import torch
@@ -11,7 +12,7 @@ MIN_WIDTH_FOR_CPU_BF16 = 256
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX); without, bf16 is many times slower."""
+    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16 or AMX); without, bf16 is many times slower."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

@@ -1,4 +1,4 @@
-"""Where a run lies on disk: `<runs_dir>/<experiment>/version_N/`, with `checkpoints/`, `config.yaml` and event files."""
+"""Where a run lies: `<runs_dir>/<experiment>/version_N/`, with `checkpoints/`, `config.yaml` and event files."""
 
 import re
 from pathlib import Path
@@ -33,8 +33,8 @@ def last_run(experiment_dir: Path) -> Path:
         if (run / LAST).is_file():
             return run
     raise UserError(
-        f"There is nothing to resume: no {experiment_dir}/version_*/{LAST} exists. Leave --ckpt_path out to start a new run, "
-        "or give the path of a checkpoint."
+        f"There is nothing to resume: no {experiment_dir}/version_*/{LAST} exists. Leave --ckpt_path out to start a new "
+        "run, or give the path of a checkpoint."
     )
 
 

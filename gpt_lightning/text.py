@@ -21,7 +21,8 @@ def generate_text(
     top_k: int | None = None,
     seed: int = 1337,
 ) -> Iterator[str]:
-    """Yield the continuation of `prompt` as it is sampled, whole characters at a time; bytes that are no UTF-8 show as �.
+    """Yield the continuation of `prompt` as it is sampled, whole characters at a time; bytes that are no UTF-8 show as
+    �.
 
     Args:
         gpt: The network, in eval mode.
@@ -41,14 +42,14 @@ def generate_text(
         raise UserError("The prompt is empty; give at least one character to go on from.")
     if len(tokens) >= context_length:
         raise UserError(
-            f"The prompt is {len(tokens)} tokens long, but the network's context holds {context_length}, the continuation "
-            "included; shorten the prompt."
+            f"The prompt is {len(tokens)} tokens long, but the network's context holds {context_length}, the "
+            "continuation included; shorten the prompt."
         )
     room = context_length - len(tokens)
     if max_new_tokens is not None and max_new_tokens > room:
         raise UserError(
-            f"{max_new_tokens} new tokens don't fit: the context holds {context_length}, and the prompt takes {len(tokens)} "
-            f"of them; ask for at most {room}."
+            f"{max_new_tokens} new tokens don't fit: the context holds {context_length}, and the prompt takes "
+            f"{len(tokens)} of them; ask for at most {room}."
         )
     prompt_BT = torch.tensor(tokens.astype("int64"), device=gpt.head.weight.device)[None]
     generator = torch.Generator().manual_seed(seed)

@@ -28,7 +28,26 @@ def tiny_config() -> GPTConfig:
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory) -> Path:
     """About 20 KB of repetitive text."""
-    words = "the cat sat on a mat and saw that rat eat all the oats in time for tea".split()
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "and",
+        "saw",
+        "that",
+        "rat",
+        "eat",
+        "all",
+        "the",
+        "oats",
+        "in",
+        "time",
+        "for",
+        "tea",
+    ]
     chooser = random.Random(0)
     path = tmp_path_factory.mktemp("corpus") / "words.txt"
     path.write_text("".join(chooser.choice(words) + chooser.choice("    \n") for _ in range(5000)))

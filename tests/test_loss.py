@@ -62,8 +62,8 @@ def test_large_logits_are_never_held_at_once(monkeypatch):
 
 
 def test_fp16_gradients_survive_a_scaler(monkeypatch):
-    """A gradient of 1/N · probability is below fp16's range; scaled before backward, as a scaler does, it must not vanish.
-    The fused function computes gradients before the scale arrives, so fp16 must not take it."""
+    """A gradient of 1/N · probability is below fp16's range; scaled before backward, as a scaler does, it must not
+    vanish. The fused function computes gradients before the scale arrives, so fp16 must not take it."""
     monkeypatch.setattr(loss, "CHUNK_ABOVE", 0)
     torch.manual_seed(0)
     hidden = torch.randn(2048, 8)

@@ -26,8 +26,8 @@ class SeenBatches(L.Callback):
 
 
 def run(directory, corpus_file, accumulate, max_steps=STEPS, ckpt_path=None, save_all=False, seed=0):
-    """Train; returns the module, its optimiser's state and what it saw. Epochs are of 14 batches: with 4 accumulated, steps
-    fall on batches 4, 8, 12 and 14; validation is every 5 batches, so some checkpoints lie inside a window."""
+    """Train; returns the module, its optimiser's state and what it saw. Epochs are of 14 batches: with 4 accumulated,
+    steps fall on batches 4, 8, 12 and 14; validation is every 5 batches, so some checkpoints lie inside a window."""
     L.seed_everything(seed, verbose=False)
     data = TextDataModule(str(corpus_file), batch_size=4, context_length=16, data_dir=str(directory / "data"))
     module = GPTModule(
@@ -78,7 +78,8 @@ def assert_identical(resumed, whole):
 def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path, corpus_file, accumulate):
     whole = run(tmp_path, corpus_file, accumulate, save_all=True)
     checkpoints = sorted(tmp_path.glob("*/*.ckpt"))
-    # One per optimiser step, the last step included, and at least two more at validations, inside windows if accumulating.
+    # One per optimiser step, the last step included, and at least two more at validations, inside windows if
+    # accumulating.
     assert len(checkpoints) >= STEPS + 1
     for checkpoint in checkpoints:
         # Another seed: all that training needs to know must come from the checkpoint.

@@ -1,7 +1,7 @@
 """Pictures of a depth scan: numbers in, matplotlib Figures out, never larger than 1600 × 1200 pixels.
 
-Only the object-oriented Figure, never pyplot: pyplot keeps every figure alive, and a callback draws thousands. Knows nothing
-of models, files or TensorBoard.
+Only the object-oriented Figure, never pyplot: pyplot keeps every figure alive, and a callback draws thousands. Knows
+nothing of models, files or TensorBoard.
 
 Shapes: L layers, H heads, T tokens, S scans over time.
 """
@@ -45,10 +45,9 @@ OVERVIEW = [name for name in TITLES if name != "entropy"]
 def head_matrix(result: DepthScanResult, metric: str) -> Figure:
     """One metric of HEAD_UNITS as a layer × head matrix, layer 0 on top, with the verdict's letter in each cell."""
     L, H = result.heads[metric].shape
-    figure = Figure(
-        (_clip(2.4 + 0.6 * H, 5.5, WIDTH), _clip(1.9 + 0.5 * L, 3.6, HEIGHT)), dpi=DPI, layout="constrained"
-    )
-    _draw_matrix(figure, figure.add_subplot(), result, metric)
+    size = _clip(2.4 + 0.6 * H, 5.5, WIDTH), _clip(1.9 + 0.5 * L, 3.6, HEIGHT)
+    figure = Figure(size, dpi=DPI, layout="constrained")
+    _draw_matrix(figure, figure.add_subplot(), result, metric, size)
     _add_key(figure, result.verdicts)
     return figure
 
@@ -57,9 +56,10 @@ def overview(result: DepthScanResult) -> Figure:
     """The main metrics side by side, for a first look at a model."""
     L, _ = result.heads["entropy"].shape
     columns, rows = 4, len(OVERVIEW) // 4
-    figure = Figure((WIDTH, _clip(1.2 + rows * (1.2 + 0.3 * L), 6.5, HEIGHT)), dpi=DPI, layout="constrained")
+    height = _clip(1.2 + rows * (1.2 + 0.3 * L), 6.5, HEIGHT)
+    figure = Figure((WIDTH, height), dpi=DPI, layout="constrained")
     for axes, metric in zip(figure.subplots(rows, columns).flat, OVERVIEW, strict=True):
-        _draw_matrix(figure, axes, result, metric)
+        _draw_matrix(figure, axes, result, metric, (WIDTH / columns, (height - 1) / rows))
     step = "" if result.step is None else f"step {result.step}, "
     figure.suptitle(f"Depth scan: {step}{result.sequences} sequences of {result.tokens} tokens", fontsize=14)
     _add_key(figure, result.verdicts)
@@ -71,7 +71,7 @@ def entropy_over_time(steps: Sequence[int], normalized_entropy_SL: Tensor) -> Fi
 
     Args:
         steps: Optimiser step of each scan.
-        normalized_entropy_SL: (S, L), shares from 0 to 1, for example `result.heads["normalized_entropy"].mean(1)` a scan.
+        normalized_entropy_SL: (S, L), shares from 0 to 1; a row is `result.heads["normalized_entropy"].mean(1)`.
     """
     S, L = normalized_entropy_SL.shape
     figure = Figure((_clip(3 + 0.3 * S, 6, WIDTH), _clip(1.6 + 0.4 * L, 3.2, HEIGHT)), dpi=DPI, layout="constrained")
@@ -102,23 +102,24 @@ def attention_gallery(
     figure = Figure((columns * side + 1.8, rows * (side + 0.3) + 1.1), dpi=DPI, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     future_TT = np.triu(np.ones((T, T), dtype=bool), 1)
+    pitch = 0.87 * 72 * side / T  # points from token to token; 0.87: what titles and labels leave of a panel
     if T <= LABELLED_TOKENS:
-        labels = [_drawable(text) for text in token_labels]
-        size = _clip(0.8 * 72 * 0.85 * side / T, 4.5, 8)  # points; 0.85: what the labels leave of the panel's side
-        ticks = _spread(T, int(72 * 0.85 * side / size))
+        size = _clip(1.05 * pitch, 6.5, 9)
+        labels, ticks = [_drawable(text, 12) for text in token_labels], _spread(T, int(pitch * T / size * 1.05))
     else:
         labels, size, ticks = [str(i) for i in range(T)], 7, _spread(T, 8)
+    long = max(map(len, labels)) > 1  # single characters need no turning
     for head, axes in enumerate(grid.flat):
         if head >= H:
             axes.remove()
             continue
         weights_TT = np.ma.array(_array(pattern_HTT[head]), mask=future_TT)
         image = axes.imshow(weights_TT, cmap=COLOURS, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-        title = f"head {head} · {_drawable(verdicts[head].label)}"
+        title = f"head {head} · {_drawable(verdicts[head].label, int(7 * side))}"
         axes.set_title(title, fontsize=_clip(2.6 * side, 7, 11), parse_math=False)
         bottom = head + columns >= H
         axes.set_xticks(ticks, [labels[i] for i in ticks] if bottom else [], fontsize=size, parse_math=False)
-        axes.tick_params(axis="x", rotation=90 if T <= LABELLED_TOKENS else 0, length=2)
+        axes.tick_params(axis="x", rotation=90 if long and T <= LABELLED_TOKENS else 0, length=2)
         left = head % columns == 0
         axes.set_yticks(ticks, [labels[i] for i in ticks] if left else [], fontsize=size, parse_math=False)
         axes.tick_params(axis="y", length=2)
@@ -143,7 +144,8 @@ def figure_to_array(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].transpose(2, 0, 1).copy()
 
 
-def _draw_matrix(figure: Figure, axes: Axes, result: DepthScanResult, metric: str) -> None:
+def _draw_matrix(figure: Figure, axes: Axes, result: DepthScanResult, metric: str, size: tuple[float, float]) -> None:
+    """One matrix in a panel of `size`: width and height in inches, decorations included."""
     values_LH = _array(result.heads[metric])
     finite = values_LH[np.isfinite(values_LH)]
     if HEAD_UNITS[metric].startswith("share"):
@@ -160,15 +162,12 @@ def _draw_matrix(figure: Figure, axes: Axes, result: DepthScanResult, metric: st
     axes.set(xlabel="head", ylabel="layer")
     axes.set_title(TITLES.get(metric, metric.replace("_", " ")), fontsize=11)
     figure.colorbar(image, ax=axes).set_label(HEAD_UNITS[metric], fontsize=8)
-    _add_letters(figure, axes, image, result.verdicts)
+    width, height = size[0] - 1.3, size[1] - 1.1  # what decorations leave to the cells
+    _add_letters(axes, image, result.verdicts, points=min(12, 0.6 * 72 * min(width / H, height / L)))
 
 
-def _add_letters(figure: Figure, axes: Axes, image: AxesImage, verdicts: Sequence[Sequence[Verdict]]) -> None:
-    L, H = len(verdicts), len(verdicts[0])
-    figure.draw_without_rendering()  # only the layout knows how large a cell is
-    box = axes.get_window_extent()
-    size = min(12, 0.6 * min(box.width / H, box.height / L) * 72 / figure.dpi)
-    if size < 4:  # points: unreadable
+def _add_letters(axes: Axes, image: AxesImage, verdicts: Sequence[Sequence[Verdict]], points: float) -> None:
+    if points < 4:  # unreadable
         return
     colours = image.to_rgba(image.get_array())
     for layer, row in enumerate(verdicts):
@@ -176,9 +175,8 @@ def _add_letters(figure: Figure, axes: Axes, image: AxesImage, verdicts: Sequenc
             red, green, blue, _ = colours[layer, head]
             dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45  # relative luminance, ITU-R BT.709
             ink = "white" if dark else "black"
-            axes.text(
-                head, layer, KINDS[verdict.kind].letter, color=ink, fontsize=size, ha="center", va="center_baseline"
-            )
+            letter = KINDS[verdict.kind].letter
+            axes.text(head, layer, letter, color=ink, fontsize=points, ha="center", va="center_baseline")
 
 
 def _add_key(figure: Figure, verdicts: Sequence[Sequence[Verdict]]) -> None:
@@ -191,14 +189,13 @@ def _add_key(figure: Figure, verdicts: Sequence[Sequence[Verdict]]) -> None:
 
 def _grid(panels: int) -> tuple[int, int, float]:
     """Columns, rows and the side in inches that make square panels largest on one screen."""
-    best = (0, 0, 0.0)
+    candidates = []
     for columns in range(1, panels + 1):
         rows = math.ceil(panels / columns)
-        side = min((WIDTH - 1.8) / columns, (HEIGHT - 1.1) / rows - 0.3, 4.5)
-        # Of two grids with equal panels the one with fewer holes.
-        if (side, -columns * rows) > (best[2], -best[0] * best[1]):
-            best = (columns, rows, side)
-    return best
+        side = min((WIDTH - 1.8) / columns, (HEIGHT - 1.1) / rows - 0.3, 5.0)
+        candidates.append((side, -columns * rows, columns))  # of equal sides the fewest holes, then the widest
+    side, _, columns = max(candidates)
+    return columns, math.ceil(panels / columns), side
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -206,11 +203,11 @@ def _spread(count: int, most: int) -> list[int]:
     return list(range(0, count, max(1, math.ceil(count / most))))
 
 
-def _drawable(text: str) -> str:
-    """At most 12 characters, those that the font lacks as boxes instead of warnings."""
+def _drawable(text: str, most: int) -> str:
+    """At most `most` characters, those that the font lacks as boxes instead of warnings."""
     font = get_font(findfont("DejaVu Sans"))
     text = "".join(c if font.get_char_index(ord(c)) else "□" for c in text)
-    return text if len(text) <= 12 else text[:11] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _array(values: Tensor) -> np.ndarray:

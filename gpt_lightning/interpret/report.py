@@ -36,7 +36,9 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
 
-def report_html(result: DepthScanResult, name: str, text_source: str, overview_png: bytes, gallery_pngs: list[bytes]) -> str:
+def report_html(
+    result: DepthScanResult, name: str, text_source: str, overview_png: bytes, gallery_pngs: list[bytes]
+) -> str:
     """The whole page.
 
     Args:
@@ -48,18 +50,29 @@ def report_html(result: DepthScanResult, name: str, text_source: str, overview_p
     """
     step = "" if result.step is None else f" after {result.step:,} optimiser steps"
     galleries = "".join(
-        _figure(png, f"Layer {layer}", f"Layer {layer}. Each panel is a head, a row is the token that looks, a column one that "
+        _figure(png, f"Layer {layer}", f"Layer {layer}. Each panel is a head, a row is the token that looks, a column
+        one that "
                 "it looks at; brighter is more. Every row sums to 1.")
         for layer, png in enumerate(gallery_pngs)
     )  # fmt: skip
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Depth scan of {escape(name)}</title><style>{STYLE}</style></head><body>
+<html lang="en"><head><meta charset="utf-8"><title>Depth scan of {escape(name)}</title><style>{
+        STYLE
+    }</style></head><body>
 <h1>Depth scan</h1>
-<p class="facts">{escape(name)}{step}; {result.sequences} sequences of {result.tokens} tokens from {escape(text_source)}</p>
+<p class="facts">{escape(name)}{step}; {result.sequences} sequences of {result.tokens} tokens from {
+        escape(text_source)
+    }</p>
 <p class="summary">{escape(result.summary)}</p>
 <h2>All heads at a glance</h2>
-{_figure(overview_png, "Metrics of every head", "A row is a layer (0 reads the tokens), a column a head; the letter is the "
-         "head's verdict. Shares run from 0 to 1 on the same scale in every report.")}
+{
+        _figure(
+            overview_png,
+            "Metrics of every head",
+            "A row is a layer (0 reads the tokens), a column a head; the letter is the "
+            "head's verdict. Shares run from 0 to 1 on the same scale in every report.",
+        )
+    }
 <h2>What the verdicts mean</h2>
 {_kinds(result)}
 <h2>Where each head looks</h2>
@@ -88,13 +101,17 @@ def _kinds(result: DepthScanResult) -> str:
         for name, kind in KINDS.items()
         if name in found
     ]
-    return f"<table><tr><th>verdict</th><th>letter</th><th>the head …</th><th>what to do</th></tr>{''.join(rows)}</table>"
+    return (
+        f"<table><tr><th>verdict</th><th>letter</th><th>the head …</th><th>what to do</th></tr>{''.join(rows)}</table>"
+    )
 
 
 def _layers(result: DepthScanResult) -> str:
     head = "".join(f"<th>{escape(label)}</th>" for label in LAYER_COLUMNS.values())
     rows = [
-        f'<tr><td class="number">{layer}</td>' + "".join(_number(result.layers[m][layer]) for m in LAYER_COLUMNS) + "</tr>"
+        f'<tr><td class="number">{layer}</td>'
+        + "".join(_number(result.layers[m][layer]) for m in LAYER_COLUMNS)
+        + "</tr>"
         for layer in range(len(result.verdicts))
     ]
     return f"<table><tr><th>layer</th>{head}</tr>{''.join(rows)}</table>"

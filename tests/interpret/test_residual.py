@@ -1,0 +1,88 @@
+"""Statistics of the residual stream against vectors whose answer is known."""
+
+import math
+
+import pytest
+import torch
+
+from gpt_lightning.interpret.residual import residual_statistics
+
+
+def test_a_layer_that_does_nothing_has_no_influence():
+    x = torch.randn(2, 9, 16)
+    found = residual_statistics(x, x.clone())
+    assert found["block_influence"].item() == pytest.approx(0, abs=1e-6)
+    assert found["block_influence_centred"].item() == pytest.approx(0, abs=1e-6)
+    assert found["block_influence"].item() >= 0
+
+
+def test_a_layer_that_only_rescales_has_no_influence():
+    x = torch.randn(2, 9, 16)
+    found = residual_statistics(x, 3 * x)
+    assert found["block_influence"].item() == pytest.approx(0, abs=1e-6)
+    assert found["residual_norm"].item() == pytest.approx(3 * x.norm(dim=-1).mean().item())
+
+
+def test_a_layer_that_turns_every_vector_by_90_degrees():
+    before, after = torch.zeros(2, 1, 4, 16)
+    before[0, :, :4] = torch.eye(4)
+    after[0, :, 4:8] = torch.eye(4)
+    found = residual_statistics(before, after)
+    assert found["block_influence"].item() == pytest.approx(1, abs=1e-6)
+    assert found["block_influence_centred"].item() == pytest.approx(1, abs=1e-6)
+
+
+def test_a_layer_that_reverses_every_vector():
+    x = torch.randn(1, 9, 16)
+    assert residual_statistics(x, -x)["block_influence"].item() == pytest.approx(2, abs=1e-6)
+
+
+def test_centring_sees_what_a_shared_vector_hides():
+    """Tokens that agree on all but a thousandth: the layer changes all of that thousandth."""
+    before, after = torch.zeros(2, 1, 4, 16)
+    before[0, :, :4], after[0, :, 4:8] = torch.eye(4), torch.eye(4)
+    shared = torch.zeros(16)
+    shared[-1] = 1000
+    found = residual_statistics(before + shared, after + shared)
+    assert found["block_influence"].item() == pytest.approx(0, abs=1e-5)
+    assert found["block_influence_centred"].item() == pytest.approx(1, abs=1e-3)
+
+
+def test_centring_is_per_sequence():
+    """Two sequences, each of one vector plus noise: their means differ, so a mean over both would leave it in."""
+    torch.manual_seed(0)
+    shared, noise = torch.zeros(2, 1, 16), torch.randn(2, 9, 16)
+    shared[0, 0, 0], shared[1, 0, 0] = 1000, -1000
+    found = residual_statistics(shared + noise, shared - noise)
+    assert found["block_influence_centred"].item() == pytest.approx(2, abs=1e-3)
+
+
+def test_massive_activations():
+    x = torch.full((1, 5, 16), -0.5)
+    ordinary = residual_statistics(x, x)
+    assert ordinary["max_activation"].item() == 0.5
+    assert ordinary["massive_activation_ratio"].item() == 1
+    x[0, 0, 3] = -750
+    massive = residual_statistics(x, x)
+    assert massive["max_activation"].item() == 750
+    assert massive["massive_activation_ratio"].item() == 1500
+
+
+def test_residual_norm_is_that_after_the_layer():
+    before, after = torch.ones(1, 3, 4), torch.full((1, 3, 4), 2.0)
+    assert residual_statistics(before, after)["residual_norm"].item() == 4
+
+
+def test_bfloat16_is_computed_in_float32():
+    x = torch.randn(1, 50, 64).bfloat16()
+    found = residual_statistics(x, x * 2)
+    assert all(value.dtype == torch.float32 for value in found.values())
+    assert found["block_influence"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_stream_that_is_not_finite_stays_visible():
+    x = torch.randn(1, 5, 16)
+    broken = x.clone()
+    broken[0, 2, 3] = math.nan
+    found = residual_statistics(x, broken)
+    assert all(value.isnan() for value in found.values()), found
