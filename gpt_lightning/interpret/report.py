@@ -4,6 +4,7 @@ Strings in, a string out; it knows no models and writes no files.
 """
 
 import base64
+from collections.abc import Iterable
 from html import escape
 
 from gpt_lightning.interpret.result import DepthScanResult
@@ -36,6 +37,36 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
 
+PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Depth scan of {name}</title><style>{style}</style></head>
+<body>
+<h1>Depth scan</h1>
+<p class="facts">{name}{step}; {sequences} sequences of {tokens} tokens from {text_source}</p>
+<p class="summary">{summary}</p>
+<h2>All heads at a glance</h2>
+{overview}
+<h2>What the verdicts mean</h2>
+{kinds}
+<h2>Where each head looks</h2>
+{galleries}
+<h2>Every layer</h2>
+{layers}
+<h2>Every head</h2>
+{heads}
+</body>
+</html>
+"""
+OVERVIEW_CAPTION = (
+    "A row is a layer (0 reads the tokens), a column a head; the letter is the head's verdict. Shares run from 0 to 1, "
+    "on the same scale in every report."
+)
+GALLERY_CAPTION = (
+    "Each panel is a head, a row the token that looks, a column one that it looks at; brighter is more. Every row sums "
+    "to 1."
+)
+
+
 def report_html(
     result: DepthScanResult, name: str, text_source: str, overview_png: bytes, gallery_pngs: list[bytes]
 ) -> str:
@@ -48,88 +79,72 @@ def report_html(
         overview_png: The main matrices, from `figures.overview`.
         gallery_pngs: One attention gallery per layer.
     """
-    step = "" if result.step is None else f" after {result.step:,} optimiser steps"
-    galleries = "".join(
-        _figure(png, f"Layer {layer}", f"Layer {layer}. Each panel is a head, a row is the token that looks, a column
-        one that "
-                "it looks at; brighter is more. Every row sums to 1.")
-        for layer, png in enumerate(gallery_pngs)
-    )  # fmt: skip
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Depth scan of {escape(name)}</title><style>{
-        STYLE
-    }</style></head><body>
-<h1>Depth scan</h1>
-<p class="facts">{escape(name)}{step}; {result.sequences} sequences of {result.tokens} tokens from {
-        escape(text_source)
-    }</p>
-<p class="summary">{escape(result.summary)}</p>
-<h2>All heads at a glance</h2>
-{
-        _figure(
-            overview_png,
-            "Metrics of every head",
-            "A row is a layer (0 reads the tokens), a column a head; the letter is the "
-            "head's verdict. Shares run from 0 to 1 on the same scale in every report.",
-        )
-    }
-<h2>What the verdicts mean</h2>
-{_kinds(result)}
-<h2>Where each head looks</h2>
-{galleries}
-<h2>Every layer</h2>
-{_layers(result)}
-<h2>Every head</h2>
-{_heads(result)}
-</body></html>
-"""
-
-
-def _figure(png: bytes, alt: str, caption: str) -> str:
-    data = base64.b64encode(png).decode("ascii")
-    return (
-        f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    galleries = [_figure(png, f"Layer {layer}. {GALLERY_CAPTION}") for layer, png in enumerate(gallery_pngs)]
+    return PAGE.format(
+        style=STYLE,
+        name=escape(name),
+        step="" if result.step is None else f" after {result.step:,} optimiser steps",
+        sequences=result.sequences,
+        tokens=result.tokens,
+        text_source=escape(text_source),
+        summary=escape(result.summary),
+        overview=_figure(overview_png, OVERVIEW_CAPTION),
+        kinds=_kinds(result),
+        galleries="\n".join(galleries),
+        layers=_layers(result),
+        heads=_heads(result),
     )
+
+
+def _figure(png: bytes, caption: str) -> str:
+    data, caption = base64.b64encode(png).decode("ascii"), escape(caption)
+    return (
+        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """`header` are texts, `rows` hold cells that are markup already."""
+    titles = "".join(f"<th>{escape(title)}</th>" for title in header)
+    return f"<table><tr>{titles}</tr>" + "".join(f"<tr>{''.join(row)}</tr>\n" for row in rows) + "</table>"
 
 
 def _kinds(result: DepthScanResult) -> str:
     found = {verdict.kind for row in result.verdicts for verdict in row}
     rows = [
-        f"<tr><td>{_badge(name, name)}</td><td>{kind.letter}</td><td>{escape(kind.meaning)}</td>"
-        f"<td>{escape(kind.advice)}</td></tr>"
+        [_badge(name, name), *map(_text, (kind.letter, kind.meaning, kind.advice))]
         for name, kind in KINDS.items()
         if name in found
     ]
-    return (
-        f"<table><tr><th>verdict</th><th>letter</th><th>the head …</th><th>what to do</th></tr>{''.join(rows)}</table>"
-    )
+    return _table(["verdict", "letter", "the head …", "what to do"], rows)
 
 
 def _layers(result: DepthScanResult) -> str:
-    head = "".join(f"<th>{escape(label)}</th>" for label in LAYER_COLUMNS.values())
     rows = [
-        f'<tr><td class="number">{layer}</td>'
-        + "".join(_number(result.layers[m][layer]) for m in LAYER_COLUMNS)
-        + "</tr>"
+        [_number(layer), *(_number(result.layers[metric][layer]) for metric in LAYER_COLUMNS)]
         for layer in range(len(result.verdicts))
     ]
-    return f"<table><tr><th>layer</th>{head}</tr>{''.join(rows)}</table>"
+    return _table(["layer", *LAYER_COLUMNS.values()], rows)
 
 
 def _heads(result: DepthScanResult) -> str:
-    head = "".join(f"<th>{escape(label)}</th>" for label in COLUMNS.values())
     rows = [
-        f'<tr><td class="number">{layer}</td><td class="number">{h}</td><td>{_badge(verdict.kind, verdict.label)}</td>'
-        f"<td>{escape(verdict.reason)}</td>" + "".join(_number(result.heads[m][layer, h]) for m in COLUMNS) + "</tr>"
+        [
+            *(_number(layer), _number(head), _badge(verdict.kind, verdict.label), _text(verdict.reason)),
+            *(_number(result.heads[metric][layer, head]) for metric in COLUMNS),
+        ]
         for layer, verdicts in enumerate(result.verdicts)
-        for h, verdict in enumerate(verdicts)
+        for head, verdict in enumerate(verdicts)
     ]
-    return f"<table><tr><th>layer</th><th>head</th><th>verdict</th><th>why</th>{head}</tr>{''.join(rows)}</table>"
+    return _table(["layer", "head", "verdict", "why", *COLUMNS.values()], rows)
 
 
 def _badge(kind: str, label: str) -> str:
-    return f'<span class="kind" style="background:{KINDS[kind].colour}">{escape(label)}</span>'
+    return f'<td><span class="kind" style="background:{KINDS[kind].colour}">{escape(label)}</span></td>'
+
+
+def _text(text: str) -> str:
+    return f"<td>{escape(text)}</td>"
 
 
 def _number(value: float) -> str:
