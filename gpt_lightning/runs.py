@@ -33,8 +33,8 @@ def last_run(experiment_dir: Path) -> Path:
         if (run / LAST).is_file():
             return run
     raise UserError(
-        f"There is nothing to resume: no {experiment_dir}/version_*/{LAST} exists. Leave --ckpt_path out to start a new "
-        "run, or give the path of a checkpoint."
+        f"There is nothing to resume: no {experiment_dir}/version_*/{LAST} exists. Leave --ckpt_path out to start a "
+        "new run, or give the path of a checkpoint."
     )
 
 
