@@ -1,0 +1,76 @@
+"""What the callbacks write: figures that agree with each other, and a rhythm that survives a resume."""
+
+import lightning as L
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import callbacks
+from callbacks.when import TensorBoardCallback
+from gpt_lightning.data.datamodule import TextDataModule
+from gpt_lightning.module import GPTModule
+
+
+def fit(config, corpus_file, tmp_path, extra, **options) -> L.Trainer:
+    data = TextDataModule(str(corpus_file), batch_size=4, context_length=16, data_dir=str(tmp_path / "data"))
+    trainer = L.Trainer(
+        accelerator="cpu",
+        callbacks=extra,
+        logger=TensorBoardLogger(str(tmp_path)),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        limit_val_batches=1,
+        check_val_every_n_epoch=None,
+        **{"max_steps": 20, "val_check_interval": 5, "log_every_n_steps": 4} | options,
+    )
+    trainer.fit(GPTModule(config, warmup_steps=1), data)
+    return trainer
+
+
+def test_mfu_is_the_speed_in_units_of_the_peak(tiny_config, corpus_file, tmp_path):
+    throughput = callbacks.Throughput()
+    trainer = fit(tiny_config, corpus_file, tmp_path, [throughput], accumulate_grad_batches=2)
+    flops = trainer.callback_metrics["train/tokens_per_second"] * trainer.lightning_module.model.flops_per_token()
+    assert trainer.callback_metrics["train/mfu"].item() == pytest.approx(
+        flops.item() / throughput.available_flops, rel=1e-4
+    )
+    # 10 steps of 2 batches of 4 × 16 tokens, as far as they were counted: up to the last step that logs.
+    assert throughput._throughputs["train"]._lengths[-1] == 2 * 4 * 16 * trainer.global_step
+
+
+def test_pictures_come_at_every_nth_validation(tiny_config, corpus_file, tmp_path):
+    class Note(TensorBoardCallback):
+        steps: list = []  # noqa: RUF012
+
+        def write(self, trainer, pl_module, step):
+            self.steps.append(step)
+
+    fit(tiny_config, corpus_file, tmp_path, [Note(every_n_validations=2)])
+    assert Note.steps == [10, 20]
+
+
+def test_never_means_never(tiny_config, corpus_file, tmp_path):
+    class Fail(TensorBoardCallback):
+        def write(self, trainer, pl_module, step):
+            pytest.fail("wrote although every_n_validations is 0")
+
+    trainer = fit(tiny_config, corpus_file, tmp_path, [Fail(every_n_validations=0)])
+    assert trainer.global_step == 20
+
+
+def test_a_resumed_scan_goes_on_with_its_history():
+    scan = callbacks.DepthScan()
+    scan.steps, scan.entropies, scan._validations = [5, 10], [[1.0, 0.9], [0.8, 0.7]], 2
+    resumed = callbacks.DepthScan()
+    resumed.load_state_dict(scan.state_dict())
+    assert (resumed.steps, resumed.entropies, resumed._validations) == (scan.steps, scan.entropies, 2)
+
+
+def test_the_scan_leaves_no_figure_behind(tiny_config, corpus_file, tmp_path):
+    import gc
+
+    from matplotlib.figure import Figure
+
+    fit(tiny_config, corpus_file, tmp_path, [callbacks.DepthScan(2), callbacks.AttentionHeatmaps(8)], max_steps=5)
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, Figure)]
