@@ -119,6 +119,13 @@ class GPTModule(L.LightningModule):
 
     # ---- training
 
+    def on_train_start(self) -> None:
+        """After a resume from the very end of an epoch, begin the next one. Lightning 2.6 would take up the old one,
+        train on a single batch and call that an epoch."""
+        epoch, loop = self.trainer.fit_loop.epoch_progress.current, self.trainer.fit_loop.epoch_loop
+        if loop.restarting and loop.batch_progress.is_last_batch and 0 < epoch.completed == epoch.ready:
+            loop.restarting = False
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed this batch's dropout, and put back gradients that a checkpoint inside an accumulation window carried."""
         # Distinct for every (batch, rank); the golden-ratio multiplier spreads neighbouring numbers over 64 bits.

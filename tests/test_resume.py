@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from callbacks import LastCheckpoint
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
@@ -25,7 +26,17 @@ class SeenBatches(L.Callback):
         self.rows.append((trainer.fit_loop.total_batch_idx, batch[0][:, 0].tolist()))
 
 
-def run(directory, corpus_file, accumulate, max_steps=STEPS, ckpt_path=None, save_all=False, seed=0):
+class StopAt(L.Callback):
+    """Stop after a batch, as a time limit does."""
+
+    def __init__(self, batch: int):
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.should_stop or trainer.fit_loop.total_batch_idx == self.batch
+
+
+def run(directory, corpus_file, accumulate, max_steps=STEPS, ckpt_path=None, save_all=False, seed=0, extra=()):
     """Train; returns the module, its optimiser's state and what it saw. Epochs are of 14 batches: with 4 accumulated,
     steps fall on batches 4, 8, 12 and 14; validation is every 5 batches, so some checkpoints lie inside a window."""
     L.seed_everything(seed, verbose=False)
@@ -34,9 +45,10 @@ def run(directory, corpus_file, accumulate, max_steps=STEPS, ckpt_path=None, sav
         GPTConfig(n_layer=2, n_head=2, d_model=16, context_length=16, vocab_size=256, dropout=0.1),
         learning_rate=1e-2,
         warmup_steps=3,
+        decay_steps=STEPS,
     )
     seen = SeenBatches()
-    callbacks = [seen]
+    callbacks = [seen, *extra]
     if save_all:
         every_step = ModelCheckpoint(directory / "step", "{step}", every_n_train_steps=1, save_top_k=-1)
         at_validation = ModelCheckpoint(
@@ -54,7 +66,7 @@ def run(directory, corpus_file, accumulate, max_steps=STEPS, ckpt_path=None, sav
         gradient_clip_val=1.0,
         callbacks=callbacks,
         logger=False,
-        enable_checkpointing=save_all,
+        enable_checkpointing=save_all or bool(extra),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -85,6 +97,27 @@ def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path, corpus_file, ac
         # Another seed: all that training needs to know must come from the checkpoint.
         resumed = run(tmp_path, corpus_file, accumulate, ckpt_path=checkpoint, seed=99)
         assert_identical(resumed, whole)
+
+
+@pytest.mark.parametrize("steps", [3, 4, 8])
+def test_a_finished_run_can_be_extended_exactly(tmp_path, corpus_file, steps):
+    """Steps 4 and 8 end on the last batch of an epoch."""
+    whole = run(tmp_path, corpus_file, 4)
+    last = LastCheckpoint(every_n_train_steps=1000)
+    last.dirpath = str(tmp_path / "short")
+    run(tmp_path, corpus_file, 4, max_steps=steps, extra=[last])
+    assert_identical(run(tmp_path, corpus_file, 4, ckpt_path=tmp_path / "short/last.ckpt", seed=99), whole)
+
+
+@pytest.mark.parametrize("batch", [4, 6, 7, 13, 20, 27])
+def test_a_run_that_a_time_limit_stopped_goes_on_exactly(tmp_path, corpus_file, batch):
+    """The time may be up inside an epoch (of 14 batches) and inside an accumulation window (of 4)."""
+    whole = run(tmp_path, corpus_file, 4)
+    last = LastCheckpoint()
+    last.dirpath = str(tmp_path / "stopped")
+    stopped = run(tmp_path, corpus_file, 4, extra=[StopAt(batch), last])
+    assert len(stopped[2]) == batch + 1
+    assert_identical(run(tmp_path, corpus_file, 4, ckpt_path=tmp_path / "stopped/last.ckpt", seed=99), whole)
 
 
 def test_some_checkpoints_lie_inside_an_accumulation_window(tmp_path, corpus_file):
