@@ -189,6 +189,7 @@ def main() -> None:
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")  # Lightning's own call, not the user's
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* is not empty")  # as it is meant to be on resume
     GPTCLI(
         GPTModule,
         TextDataModule,

@@ -130,7 +130,11 @@ class GPTModule(L.LightningModule):
         """Seed this batch's dropout, and put back gradients that a checkpoint inside an accumulation window carried."""
         # Distinct for every (batch, rank); the golden-ratio multiplier spreads neighbouring numbers over 64 bits.
         stream = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
-        torch.manual_seed((self.seed + stream * 0x9E3779B97F4A7C15) % 2**63)
+        seed = (self.seed + stream * 0x9E3779B97F4A7C15) % 2**63
+        # Not torch.manual_seed: it formats a stack trace for every kind of device that is not there, half a millisecond.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         if self.unstepped_gradients is not None:
             for parameter, gradient in zip(self.model.parameters(), self.unstepped_gradients, strict=True):
                 parameter.grad = None if gradient is None else gradient.to(parameter.device)
