@@ -89,7 +89,7 @@ def entropy_over_time(steps: Sequence[int], normalized_entropy_SL: Tensor) -> Fi
     figure = Figure((width, height), dpi=DPI)
     axes = _add_axes(figure, (0.65, 0.55, width - 1.75, height - 0.9))
     axes.imshow(_array(normalized_entropy_SL.T), cmap=COLOURS, norm=Normalize(0, 1), aspect="auto")
-    shown = _spread(S, 10)
+    shown = _spread(S, int((width - 1.75) / 0.75))  # 0.75 inches: eight digits
     axes.set_xticks(shown, [str(steps[i]) for i in shown])
     axes.set_yticks(_spread(L, 24))
     axes.set(xlabel="step", ylabel="layer")

@@ -1,5 +1,8 @@
 """A depth scan as the lines that TensorBoard shows: a Markdown table of verdicts, and each metric's worst value."""
 
+import re
+from html import escape
+
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.verdicts import KINDS
 
@@ -7,6 +10,10 @@ from gpt_lightning.interpret.verdicts import KINDS
 WORST_IS_LOWEST = {
     "entropy",
     "normalized_entropy",
+    "normalized_entropy_p10",
+    "normalized_entropy_p90",
+    "output_norm",
+    "output_norm_relative_to_layer",
     "output_norm_relative_to_residual",
     "block_influence",
     "block_influence_centred",
@@ -25,16 +32,17 @@ def worst_of(result: DepthScanResult, metric: str) -> float:
 def verdict_table(result: DepthScanResult) -> str:
     """Markdown: the summary, then a row for every head with its verdict, the reason in numbers, and what to try."""
     rows = [
-        f"| {layer} | {head} | {_cell(verdict.label)} | {_cell(verdict.reason)} | {_cell(KINDS[verdict.kind].advice)} |"
+        f"| {layer} | {head} | {_safe(verdict.label)} | {_safe(verdict.reason)} | {_safe(KINDS[verdict.kind].advice)} |"
         for layer, verdicts in enumerate(result.verdicts)
         for head, verdict in enumerate(verdicts)
     ]
     header = "| layer | head | verdict | why | what to look at or try |\n|---|---|---|---|---|"
-    return "\n".join([result.summary, "", header, *rows])
+    return "\n".join([_safe(result.summary), "", header, *rows])
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _safe(text: str) -> str:
+    """In Markdown, whatever a token in it holds: its signs want a backslash, those of HTML entities."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(text, quote=False))
 
 
 def text_table(result: DepthScanResult) -> str:

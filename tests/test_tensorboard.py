@@ -1,0 +1,82 @@
+"""TensorBoard itself, serving a run of ours, and a real browser where there is one."""
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import TINY, environment, run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory, corpus_file) -> Path:
+    directory = tmp_path_factory.mktemp("served")
+    result = run("train.py", "fit", *TINY, "--trainer.max_steps=40", "--data.corpus", corpus_file, cwd=directory)
+    assert result.returncode == 0, result.stderr
+    return directory / "runs"
+
+
+@pytest.fixture(scope="module")
+def server(run_dir):
+    """The address of a TensorBoard that serves the run."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", run_dir, "--port", "0", "--load_fast", "false"]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    address = None
+    for line in process.stderr:
+        if found := re.search(r"http://\S+", line):
+            address = found[0]
+            break
+    assert address, "TensorBoard did not start"
+    yield address
+    process.kill()
+    process.wait()
+
+
+def fetch(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=60) as response:
+        return response.read()
+
+
+def fetch_when_loaded(address: str) -> dict:
+    """TensorBoard loads in the background: ask until there is an answer with something in it."""
+    for _ in range(600):
+        answer = json.loads(fetch(address))
+        if answer:
+            return answer
+    pytest.fail(f"TensorBoard never had anything at {address}")
+
+
+def test_tensorboard_serves_curves_and_pictures(server):
+    scalars = fetch_when_loaded(f"{server}data/plugin/scalars/tags")["default/version_0"]
+    assert {"train/loss", "val/loss", "depth_scan/entropy/layer_00"} <= set(scalars)
+    images = fetch_when_loaded(f"{server}data/plugin/images/tags")["default/version_0"]
+    assert {"depth_scan/entropy", "depth_scan/entropy_over_time", "attention/layer_01"} <= set(images)
+    listing = f"{server}data/plugin/images/images?run=default%2Fversion_0&tag=attention%2Flayer_01&sample=0"
+    picture = json.loads(fetch(listing))[-1]
+    png = fetch(f"{server}data/plugin/images/individualImage?{picture['query']}")
+    assert png.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", png[16:24])
+    assert 300 < width <= 1600
+    assert 200 < height <= 1200
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_shows_the_report_offline(run_dir, tmp_path):
+    checkpoint = run_dir / "default/version_0/checkpoints/last.ckpt"
+    assert run("analyze.py", "--checkpoint", checkpoint, "--output", tmp_path, cwd=tmp_path).returncode == 0
+    # The page's own title is set from inside the browser: only if every picture has decoded.
+    page = tmp_path / "report.html"
+    count = "Array.from(document.images).filter(i => i.complete && i.naturalWidth > 0).length"
+    page.write_text(page.read_text().replace("</body>", f"<script>document.title = 'drew ' + {count}</script></body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    dom = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    assert "<title>drew 3</title>" in dom
+    assert "4 heads in 2 layers" in dom
