@@ -16,6 +16,13 @@ def test_a_layer_that_does_nothing_has_no_influence():
     assert found["block_influence"].item() >= 0
 
 
+def test_rounding_never_makes_an_influence_negative():
+    torch.manual_seed(0)
+    for _ in range(50):
+        x = torch.randn(1, 2, 16)
+        assert all(residual_statistics(x, x)[name] >= 0 for name in ("block_influence", "block_influence_centred"))
+
+
 def test_a_layer_that_only_rescales_has_no_influence():
     x = torch.randn(2, 9, 16)
     found = residual_statistics(x, 3 * x)
