@@ -4,6 +4,7 @@ import lightning as L
 import torch
 
 from callbacks.when import TensorBoardCallback
+from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.figures import TITLES, entropy_over_time, figure_to_array, head_matrix
 from gpt_lightning.interpret.labels import token_label
 from gpt_lightning.interpret.result import DepthScanResult
@@ -25,7 +26,7 @@ class DepthScan(TensorBoardCallback):
 
     def __init__(self, n_sequences: int = 8, every_n_validations: int = 1) -> None:
         if n_sequences < 1:
-            raise ValueError(f"n_sequences is {n_sequences} but must be at least 1")
+            raise UserError(f"depth_scan.n_sequences is {n_sequences} but must be at least 1.")
         super().__init__(every_n_validations)
         self.n_sequences = n_sequences
         self.steps: list[int] = []

@@ -4,6 +4,8 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from gpt_lightning.errors import UserError
+
 
 class TensorBoardCallback(L.Callback):
     """Base of the callbacks that write to TensorBoard at validation: calls `write` when it is time.
@@ -14,7 +16,7 @@ class TensorBoardCallback(L.Callback):
 
     def __init__(self, every_n_validations: int = 1) -> None:
         if every_n_validations < 0:
-            raise ValueError(f"every_n_validations is {every_n_validations} but must be 0 (never) or more")
+            raise UserError(f"every_n_validations is {every_n_validations} but must be 0 (never) or more.")
         self.every_n_validations = every_n_validations
         self._validations = 0
 

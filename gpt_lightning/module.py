@@ -131,7 +131,7 @@ class GPTModule(L.LightningModule):
         # Distinct for every (batch, rank); the golden-ratio multiplier spreads neighbouring numbers over 64 bits.
         stream = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
         seed = (self.seed + stream * 0x9E3779B97F4A7C15) % 2**63
-        # Not torch.manual_seed: it formats a stack trace for every kind of device that is not there, half a millisecond.
+        # Not torch.manual_seed: it formats a stack trace for each kind of device that is not there.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)

@@ -204,7 +204,7 @@ def _draw_matrix(figure: Figure, box: Box, result: DepthScanResult, metric: str)
 def _add_letters(axes: Axes, cell: float, colours_LH4: np.ndarray, verdicts: Sequence[Sequence[Verdict]]) -> None:
     """Write each verdict's letter into its cell, whose shorter side is `cell` points."""
     size = min(12, 0.6 * cell)
-    if size < 4:  # points: unreadable
+    if size < 6:  # points: unreadable
         return
     luminance_LH = colours_LH4[..., :3] @ (0.2126, 0.7152, 0.0722)  # relative luminance, ITU-R BT.709
     paths = {name: _centred_letter(kind.letter, size) for name, kind in KINDS.items()}

@@ -23,6 +23,7 @@ from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS, DepthScanRes
 from gpt_lightning.interpret.verdicts import KINDS, Verdict
 
 WEIRD = [
+    "$\\frac{$",
     "$",
     "$x_1$",
     "$\\frac{$",  # no formula, should anyone try to read it as one
