@@ -20,7 +20,7 @@ def main() -> None:
         "--temperature", type=temperature, default=0.8, help="0 takes the likeliest token (default: 0.8)"
     )
     parser.add_argument("--top_k", type=positive_int, help="sample among the k likeliest tokens only")
-    parser.add_argument("--seed", type=int, default=1337, help="the same seed gives the same text (default: 1337)")
+    parser.add_argument("--seed", type=seed, default=1337, help="the same seed gives the same text (default: 1337)")
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute (default: auto)"
     )
@@ -36,7 +36,8 @@ def main() -> None:
     pieces = generate_text(
         loaded.model.to(device), loaded.encoding, args.prompt, args.tokens, args.temperature, args.top_k, args.seed
     )
-    print(args.prompt, end="")
+    first = next(pieces)  # before anything is printed: here a prompt that can't be used is refused
+    print(args.prompt + first, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
@@ -47,6 +48,14 @@ def positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def seed(text: str) -> int:
+    """An argparse type: a number that a random generator takes."""
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a seed from 0 to 2^63 - 1")
     return number
 
 

@@ -12,23 +12,25 @@ import difflib
 import logging
 import re
 import shlex
+import signal
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import gpt_lightning  # noqa: F401  first: it settles OpenMP's threads before torch is imported
 
 # isort: split
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import callbacks
 from gpt_lightning import precision, runs
 from gpt_lightning.checkpoint import check_same_network, read_checkpoint
+from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.cli_errors import clear_errors
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import vocabulary_size
@@ -75,7 +77,9 @@ class GPTCLI(LightningCLI):
         """Settle what depends on several settings: the checkpoint, the run directory, the precision, the context."""
         config = self.config[self.subcommand]
         experiment_dir = Path(config.runs_dir) / config.experiment
-        self.run_dir, self.resume_step = runs.new_run(experiment_dir), None
+        # The checkpoint and the precision stay out of the configuration, which is saved beside the run: who takes that
+        # as theirs wants neither the resume nor the hardware of this run.
+        self.run_dir, self.checkpoint, self.resume_step = runs.new_run(experiment_dir), None, None
         try:
             gpt = GPTConfig(**vars(config.model.gpt))
         except ValueError as error:
@@ -91,8 +95,10 @@ class GPTCLI(LightningCLI):
                 f"data.context_length ({config.data.context_length}) is longer than the network's context "
                 f"(model.gpt.context_length {gpt.context_length})."
             )
+        if config.trainer.accumulate_grad_batches < 1:
+            raise UserError("trainer.accumulate_grad_batches must be at least 1.")
         on_gpu = precision.uses_gpu(config.trainer.accelerator)
-        config.trainer.precision, line = precision.choose_precision(config.trainer.precision, on_gpu, gpt.d_model)
+        self.precision, line = precision.choose_precision(config.trainer.precision, on_gpu, gpt.d_model)
         if line:
             say(line)
         if self.subcommand != "fit":
@@ -100,22 +106,26 @@ class GPTCLI(LightningCLI):
 
     def resume_from(self, config: Namespace, experiment_dir: Path, gpt: GPTConfig) -> None:
         """Find and check the checkpoint that `--ckpt_path` names, and go on in its run's directory."""
-        if config.ckpt_path == "last":
-            config.ckpt_path = str(runs.last_run(experiment_dir) / runs.LAST)
-        elif config.ckpt_path == "best":
-            config.ckpt_path = str(runs.last_run(experiment_dir) / runs.BEST)
-        checkpoint = read_checkpoint(config.ckpt_path)
-        check_same_network(checkpoint, gpt, config.ckpt_path)
-        config.weights_only = True
-        self.resume_step = checkpoint["global_step"]
-        self.run_dir = runs.run_of(Path(config.ckpt_path)) or self.run_dir
+        named = {"last": runs.LAST, "best": runs.BEST}
+        path, config.ckpt_path = config.ckpt_path, None
+        self.checkpoint = runs.last_run(experiment_dir) / named[path] if path in named else Path(path)
+        content = read_checkpoint(self.checkpoint)
+        check_same_network(content, gpt, self.checkpoint)
+        self.resume_step = content["global_step"]
+        self.run_dir = runs.run_of(self.checkpoint) or self.run_dir
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Hand over the checkpoint that was found; it loads as plain data only."""
+        checkpoint = None if self.checkpoint is None else str(self.checkpoint)
+        return super()._prepare_subcommand_kwargs(subcommand) | {"ckpt_path": checkpoint, "weights_only": True}
 
     def instantiate_trainer(self, **kwargs):
         """Add the logger of this run, unless the user chose one, and the callbacks that every run has."""
         config = self._get(self.config_init, "trainer")
         extra = [callbacks.Throughput(), callbacks.BestCheckpoint()]
-        if config.logger is not False:
-            extra.append(LearningRateMonitor(logging_interval="step"))
+        if config.max_time is not None:
+            extra.append(callbacks.TimeLimit(config.max_time))
+            kwargs["max_time"] = None
         if config.enable_progress_bar is not False:
             extra.append(callbacks.StepProgressBar())
         if config.logger is None or config.logger is True:
@@ -123,6 +133,8 @@ class GPTCLI(LightningCLI):
         if config.default_root_dir is None:
             kwargs["default_root_dir"] = str(self.run_dir)
         kwargs["callbacks"] = [*(config.callbacks or []), *extra]
+        kwargs["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
+        kwargs["precision"] = self.precision
         return super().instantiate_trainer(**kwargs)
 
     def tensorboard_logger(self) -> TensorBoardLogger:
@@ -155,24 +167,39 @@ class GPTCLI(LightningCLI):
             return
         samples = self._get(self.config_init, "text_samples")
         text = callbacks.sample(self.model.model, self.datamodule.encoding, samples.prompt, 200, samples.temperature)
-        done = 0 < self.trainer.max_steps <= self.trainer.global_step
-        more = f" --trainer.max_steps {2 * self.trainer.max_steps}" if done else ""
+        reason = " by the time limit" if self.out_of_time() else ""
         say(
             f"\nA sample:\n{text.strip()}\n\n"
-            f"Stopped after {self.trainer.global_step:,} optimiser steps.\n"
+            f"Stopped{reason} after {self.trainer.global_step:,} optimiser steps.\n"
             f"The run lies in   {self.run_dir}\n"
             f"Look at it with   tensorboard --logdir {self.run_dir.parent.parent}\n"
             f"Analyse it with   python analyze.py --checkpoint {self.run_dir / runs.LAST}\n"
-            f"Go on with        python train.py {shlex.join(self.given_arguments())} --ckpt_path last{more}"
+            f"Go on with        {self.resume_command()}"
         )
 
-    def given_arguments(self) -> list[str]:
-        """The arguments of this call, without what it resumed from."""
+    def _run_subcommand(self, subcommand: str) -> None:
+        """After SIGTERM, say how to go on and end with the customary status; Lightning would end with 0."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SIGTERMException:
+            steps = self.trainer.global_step
+            say(f"Stopped by SIGTERM after {steps:,} optimiser steps. Go on with  {self.resume_command()}")
+            raise SystemExit(128 + signal.SIGTERM) from None
+
+    def out_of_time(self) -> bool:
+        """Whether the time limit ended training."""
+        limits = [c for c in self.trainer.callbacks if isinstance(c, callbacks.TimeLimit)]
+        return any(limit.time_remaining() <= 0 for limit in limits)
+
+    def resume_command(self) -> str:
+        """This call again, going on from the last checkpoint, and for twice as long if it came to its end."""
         given = [argument for argument in sys.argv[1:] if not argument.startswith("--ckpt_path=")]
         if "--ckpt_path" in given:
             at = given.index("--ckpt_path")
             del given[at : at + 2]
-        return given
+        done = 0 < self.trainer.max_steps <= self.trainer.global_step
+        longer = ["--trainer.max_steps", str(2 * self.trainer.max_steps)] if done else []
+        return shlex.join(["python", "train.py", *given, "--ckpt_path", "last", *longer])
 
 
 @rank_zero_only

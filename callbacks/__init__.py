@@ -6,6 +6,7 @@ from callbacks.depth_scan import DepthScan
 from callbacks.progress import StepProgressBar
 from callbacks.text_samples import TextSamples, sample
 from callbacks.throughput import Throughput
+from callbacks.time_limit import TimeLimit
 
 __all__ = [
     "AttentionHeatmaps",
@@ -15,5 +16,6 @@ __all__ = [
     "StepProgressBar",
     "TextSamples",
     "Throughput",
+    "TimeLimit",
     "sample",
 ]

@@ -33,7 +33,7 @@ class AttentionHeatmaps(TensorBoardCallback):
         sequences = data.validation_sequences(self.n_sequences)
         maps = attention_maps(pl_module.model, sequences[0], self.max_tokens)
         labels = [token_label(data.encoding, token) for token in sequences[0, : self.max_tokens].tolist()]
-        verdicts = depth_scan(pl_module.model, sequences, step).verdicts
+        verdicts = depth_scan(pl_module.model, sequences, trainer.global_step).verdicts
         for layer, pattern in enumerate(maps):
             figure = attention_gallery(pattern, labels, verdicts[layer], layer)
             trainer.logger.experiment.add_image(f"attention/layer_{layer:02d}", figure_to_array(figure), step)

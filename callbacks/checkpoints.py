@@ -2,6 +2,7 @@
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -12,8 +13,14 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_train_steps: int = 100) -> None:
-        # Without the version counter, each save replaces the file (by renaming, so that it is never half-written).
+        # Without the version counter, each save replaces the file (AtomicCheckpointIO renames, never half-writes).
         super().__init__(filename="last", every_n_train_steps=every_n_train_steps, enable_version_counter=False)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """After SIGTERM, which Lightning lets take effect between two batches, save first. Other exceptions can come in
+        the middle of a step, from where nothing resumes exactly."""
+        if isinstance(exception, SIGTERMException):
+            self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save where training ended, whatever the interval."""

@@ -36,8 +36,9 @@ class DepthScan(TensorBoardCallback):
         """Scan the network as it is now and write everything."""
         data = trainer.datamodule
         tokens = data.validation_sequences(self.n_sequences)
-        result = depth_scan(pl_module.model, tokens, step, lambda token: token_label(data.encoding, token))
-        self.steps.append(step)
+        steps_taken = trainer.global_step
+        result = depth_scan(pl_module.model, tokens, steps_taken, lambda token: token_label(data.encoding, token))
+        self.steps.append(steps_taken)
         self.entropies.append(result.heads["normalized_entropy"].mean(1).tolist())
         self.write_scalars(trainer, result, step)
         self.write_pictures(trainer, result, step)

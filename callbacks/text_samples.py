@@ -1,8 +1,10 @@
 """Text that the network writes, to TensorBoard's text tab, at validation."""
 
 import lightning as L
+import tiktoken
 
 from callbacks.when import TensorBoardCallback
+from gpt_lightning.model import GPT
 from gpt_lightning.text import generate_text
 
 
@@ -22,6 +24,11 @@ class TextSamples(TensorBoardCallback):
         super().__init__(every_n_validations)
         self.prompt, self.max_new_tokens, self.temperature = prompt, max_new_tokens, temperature
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Try the prompt now: one that can't be used should not wait for the first validation to end the run."""
+        if self.every_n_validations:
+            sample(pl_module.model, trainer.datamodule.encoding, self.prompt, 1, self.temperature)
+
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
         """Sample and write, as preformatted Markdown."""
         text = sample(pl_module.model, trainer.datamodule.encoding, self.prompt, self.max_new_tokens, self.temperature)
@@ -29,7 +36,7 @@ class TextSamples(TensorBoardCallback):
         trainer.logger.experiment.add_text("samples", preformatted, step)
 
 
-def sample(gpt, encoding, prompt: str, max_new_tokens: int, temperature: float) -> str:
+def sample(gpt: GPT, encoding: tiktoken.Encoding, prompt: str, max_new_tokens: int, temperature: float) -> str:
     """The prompt and its continuation, as long as the context allows."""
     room = gpt.config.context_length - len(prompt.encode())  # a token is at least one byte
     was_training = gpt.training

@@ -78,7 +78,11 @@ class Throughput(ThroughputMonitor):
     def on_validation_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Stop counting time until training goes on."""
         if not trainer.sanity_checking:
-            self._paused_at = time.perf_counter()
+            self._paused_at = self._paused_at or time.perf_counter()
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        """As for validation."""
+        self._paused_at = self._paused_at or time.perf_counter()
 
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
         """Not measured: only training's speed is this callback's subject."""

@@ -19,18 +19,25 @@ class TensorBoardCallback(L.Callback):
             raise UserError(f"every_n_validations is {every_n_validations} but must be 0 (never) or more.")
         self.every_n_validations = every_n_validations
         self._validations = 0
+        self._last_step = -1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count real validations and write at every n-th."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or not self.every_n_validations:
             return
+        # Lightning's x-axis, so that these curves line up with val/loss and a resume keeps or drops them with it.
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if step == self._last_step:
+            return  # a run that is stopped inside an accumulation window may validate the same weights twice
+        self._last_step = step
         self._validations += 1
         due = self._validations % self.every_n_validations == 0
         if due and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            self.write(trainer, pl_module, trainer.global_step)
+            self.write(trainer, pl_module, step)
 
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Compute and write what this callback is for; `step` is the number of optimiser steps taken."""
+        """Compute and write what this callback is for; `step` is TensorBoard's: the number of the last optimiser step,
+        counted from 0."""
         raise NotImplementedError
 
     def state_dict(self) -> dict:

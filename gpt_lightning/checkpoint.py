@@ -46,11 +46,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise UserError(f"{path} is not a complete checkpoint (truncated or damaged); use an earlier one.") from error
-    if not (
-        isinstance(checkpoint, dict) and "gpt" in checkpoint.get("hyper_parameters", {}) and DATA_KEY in checkpoint
-    ):
-        raise UserError(f"{path} is not a checkpoint that this project's train.py wrote.")
+    try:
+        saved_config(checkpoint)
+        checkpoint[DATA_KEY]["tokenizer"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a checkpoint that this project's train.py wrote.") from error
     return checkpoint
+
+
+def saved_config(checkpoint: dict[str, Any]) -> GPTConfig:
+    """Sizes and options of the network in a checkpoint."""
+    return GPTConfig(**checkpoint["hyper_parameters"]["gpt"])
 
 
 def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
@@ -60,7 +66,7 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         UserError: as `read_checkpoint`, or when the weights don't fit the sizes that the checkpoint states.
     """
     checkpoint = read_checkpoint(path)
-    model = GPT(GPTConfig(**checkpoint["hyper_parameters"]["gpt"]))
+    model = GPT(saved_config(checkpoint))
     weights = {
         name.removeprefix(NETWORK_PREFIX): tensor
         for name, tensor in checkpoint["state_dict"].items()
@@ -85,7 +91,7 @@ def check_same_network(checkpoint: dict[str, Any], config: GPTConfig, path: str 
 
     Dropout may differ: it has no weights.
     """
-    saved = asdict(GPTConfig(**checkpoint["hyper_parameters"]["gpt"]))
+    saved = asdict(saved_config(checkpoint))
     wanted = asdict(config)
     differences = [f"{k} {saved[k]} (not {wanted[k]})" for k in saved if k != "dropout" and saved[k] != wanted[k]]
     if differences:

@@ -92,7 +92,7 @@ class RotaryPositions(nn.Module):
         super().__init__()
         frequencies = base ** -(torch.arange(0, head_width, 2).float() / head_width)
         angles = torch.outer(torch.arange(context_length).float(), frequencies)
-        # Not saved: they follow from the config. Float32, whatever the precision of the run.
+        # Not saved: they follow from the config. Float32 under autocast; casting the whole network loses precision.
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 

@@ -25,6 +25,30 @@ from gpt_lightning.optim import adamw, warmup_cosine
 Batch = tuple[Tensor, Tensor]  # inputs and targets, (B, T) int64 each; targets of -100 do not count
 
 
+def check_options(
+    learning_rate: float,
+    warmup_steps: int,
+    decay_steps: int | None,
+    final_learning_rate_fraction: float,
+    weight_decay: float,
+    beta1: float,
+    beta2: float,
+) -> None:
+    """Raise UserError naming every option that is out of range."""
+    allowed = {
+        "learning_rate must be above 0": 0 < learning_rate < math.inf,
+        "warmup_steps must be 0 or more": warmup_steps >= 0,
+        "decay_steps must be 1 or more": decay_steps is None or decay_steps >= 1,
+        "final_learning_rate_fraction must be between 0 and 1": 0 <= final_learning_rate_fraction <= 1,
+        "weight_decay must be 0 or more": 0 <= weight_decay < math.inf,
+        "beta1 must be at least 0 and below 1": 0 <= beta1 < 1,
+        "beta2 must be at least 0 and below 1": 0 <= beta2 < 1,
+    }
+    problems = [rule for rule, holds in allowed.items() if not holds]
+    if problems:
+        raise UserError(f"model: {'; '.join(problems)}.")
+
+
 class GPTModule(L.LightningModule):
     """Train a GPT to predict the next token.
 
@@ -55,6 +79,9 @@ class GPTModule(L.LightningModule):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_options(
+            learning_rate, warmup_steps, decay_steps, final_learning_rate_fraction, weight_decay, beta1, beta2
+        )
         # A checkpoint keeps the config as a plain dict, so that it loads with weights_only=True; it comes back as one.
         gpt = gpt if isinstance(gpt, GPTConfig) else GPTConfig(**gpt)
         self.save_hyperparameters(ignore=["gpt"])
@@ -70,7 +97,6 @@ class GPTModule(L.LightningModule):
         # Sums, not weighted means: MeanMetric forgets the weights when its check for NaN is off (torchmetrics 1.9).
         self.nats, self.tokens, self.bytes = (SumMetric(nan_strategy="disable") for _ in range(3))
         self.register_buffer("token_byte_lengths", None, persistent=False)
-        self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
         self.seed: int | None = None
         self.unstepped_gradients: list[Tensor | None] | None = None
 
@@ -78,6 +104,8 @@ class GPTModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take from the datamodule how many bytes each token stands for; remember the run's seed."""
+        # Not a buffer: DDP would overwrite every rank's with rank zero's.
+        self.first_bad_step = torch.tensor(-1, device=self.trainer.strategy.root_device)
         lengths = getattr(self.trainer.datamodule, "token_byte_lengths", None)
         if lengths is not None:
             self.token_byte_lengths = lengths.to(self.device)
@@ -98,8 +126,7 @@ class GPTModule(L.LightningModule):
         decay_steps = h.decay_steps or self.total_optimizer_steps()
         multiplier = warmup_cosine(h.warmup_steps, decay_steps, h.final_learning_rate_fraction)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
-        named = {"scheduler": scheduler, "interval": "step", "name": "train/learning_rate"}  # for LearningRateMonitor
-        return {"optimizer": optimizer, "lr_scheduler": named}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def total_optimizer_steps(self) -> int:
         """Optimiser steps of the whole run. Not `trainer.estimated_stepping_batches`: that sets the loaders up again
@@ -120,11 +147,22 @@ class GPTModule(L.LightningModule):
     # ---- training
 
     def on_train_start(self) -> None:
-        """After a resume from the very end of an epoch, begin the next one. Lightning 2.6 would take up the old one,
-        train on a single batch and call that an epoch."""
+        """After a resume: options of now win over the checkpoint's, and the end of an epoch is followed by the next.
+        (Lightning 2.6 would take up the old epoch, train on a single batch and call that an epoch.)"""
+        self.apply_options()
         epoch, loop = self.trainer.fit_loop.epoch_progress.current, self.trainer.fit_loop.epoch_loop
         if loop.restarting and loop.batch_progress.is_last_batch and 0 < epoch.completed == epoch.ready:
             loop.restarting = False
+
+    def apply_options(self) -> None:
+        """Put learning rate, decay and betas into the optimiser, whose state from a checkpoint brought its own."""
+        h, scheduler = self.hparams, self.lr_schedulers()
+        groups = scheduler.optimizer.param_groups
+        scheduler.base_lrs = [h.learning_rate for _ in groups]
+        for group, weight_decay, multiplier in zip(groups, (h.weight_decay, 0.0), scheduler.lr_lambdas, strict=True):
+            group["initial_lr"] = h.learning_rate
+            group["lr"] = h.learning_rate * multiplier(scheduler.last_epoch)
+            group["betas"], group["weight_decay"] = (h.beta1, h.beta2), weight_decay
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed this batch's dropout, and put back gradients that a checkpoint inside an accumulation window carried."""
@@ -152,6 +190,7 @@ class GPTModule(L.LightningModule):
         # Here and not in on_train_batch_end, which comes after the callbacks: a checkpoint must see the average reset.
         if self.completes_logged_step():
             self.log("train/loss", self.train_loss.compute())
+            self.log("train/learning_rate", self.lr_schedulers().optimizer.param_groups[0]["lr"])
             self.train_loss.reset()
         return loss
 
@@ -170,8 +209,8 @@ class GPTModule(L.LightningModule):
         bad_step = int(self.trainer.strategy.reduce(self.first_bad_step, reduce_op="max"))
         if bad_step >= 0:
             raise UserError(
-                f"The loss became non-finite (NaN or infinite) at optimiser step {bad_step}; training stopped and the "
-                "last checkpoint was kept. Try a lower --model.learning_rate, more --model.warmup_steps, or "
+                f"The loss became non-finite (NaN or infinite) at optimiser step {bad_step}; training stopped, and "
+                "checkpoints from before are kept. Try a lower --model.learning_rate, more --model.warmup_steps, or "
                 "--trainer.gradient_clip_val 1.0."
             )
 
@@ -215,6 +254,11 @@ class GPTModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the seed and, inside an accumulation window, its gradients so far; refuse after a non-finite loss."""
         self.stop_if_not_finite()
+        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
+            raise UserError(
+                f"The weights became non-finite (NaN or infinite) at optimiser step {self.global_step - 1}; training "
+                "stopped, and checkpoints from before are kept. Try a lower --model.learning_rate."
+            )
         checkpoint["seed"] = self.seed
         if self.trainer.state.fn == TrainerFn.FITTING and self.trainer.fit_loop._should_accumulate():
             gradients = [parameter.grad for parameter in self.model.parameters()]

@@ -54,6 +54,8 @@ def generate_text(
     prompt_BT = torch.tensor(tokens.astype("int64"), device=gpt.head.weight.device)[None]
     generator = torch.Generator().manual_seed(seed)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for token_B in generate(gpt, prompt_BT, max_new_tokens or room, temperature, top_k, generator):
+    for token_B in generate(
+        gpt, prompt_BT, room if max_new_tokens is None else max_new_tokens, temperature, top_k, generator
+    ):
         yield decoder.decode(encoding.decode_single_token_bytes(int(token_B)))
     yield decoder.decode(b"", final=True)

@@ -12,6 +12,7 @@ from callbacks import LastCheckpoint
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
+from gpt_lightning.optim import warmup_cosine
 
 STEPS = 9  # two epochs and a bit, see `trainer`
 
@@ -97,6 +98,27 @@ def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path, corpus_file, ac
         # Another seed: all that training needs to know must come from the checkpoint.
         resumed = run(tmp_path, corpus_file, accumulate, ckpt_path=checkpoint, seed=99)
         assert_identical(resumed, whole)
+
+
+def test_options_given_on_a_resume_win_over_the_checkpoint(tmp_path, corpus_file):
+    run(tmp_path, corpus_file, 1, max_steps=4, save_all=True)
+    seen = {}
+
+    class Look(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            seen.setdefault("groups", [dict(group) for group in trainer.optimizers[0].param_groups])
+
+    class Changed(L.Callback):
+        def setup(self, trainer, module, stage):
+            module.hparams.update(learning_rate=5e-4, weight_decay=0.3, beta2=0.5)
+
+    resumed = run(tmp_path, corpus_file, 1, ckpt_path=tmp_path / "step/step=4.ckpt", extra=[Changed(), Look()])
+    matrices, vectors = seen["groups"]
+    multiplier = warmup_cosine(3, STEPS, 0.1)
+    assert matrices["lr"] == vectors["lr"] == 5e-4 * multiplier(4)
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0)
+    assert matrices["betas"] == (0.9, 0.5)
+    assert resumed[0].trainer.optimizers[0].param_groups[0]["lr"] == 5e-4 * multiplier(STEPS)
 
 
 @pytest.mark.parametrize("steps", [3, 4, 8])

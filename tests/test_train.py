@@ -1,6 +1,5 @@
 """train.py as a user runs it: the run it leaves, what TensorBoard reads, a killed process, bad input."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -42,7 +41,9 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert (run_dir / "checkpoints/best.ckpt").is_file()
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert config["model"]["gpt"]["n_layer"] == 2
-    assert config["trainer"]["precision"] == "32-true"
+    # Taken as somebody's own configuration, it must neither resume this run nor be bound to this hardware.
+    assert config["ckpt_path"] is None
+    assert config["trainer"]["precision"] is None
     checkpoint = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 60
 
@@ -66,12 +67,12 @@ def test_tensorboard_has_the_tags_of_the_contract(finished):
     assert "depth_scan/block_influence/layer_01" in scalar_tags
     assert {"depth_scan/entropy_over_time", "attention/layer_00", "attention/layer_01"} <= set(tags["images"])
     assert {"depth_scan/verdicts/text_summary", "samples/text_summary"} <= set(tags["tensors"])
-    assert "train/learning_rate/pg1" in scalar_tags
+    assert "train/learning_rate" in scalar_tags
 
 
 def test_the_learning_rate_follows_optimiser_steps_not_batches(finished):
     """Warm-up takes 5 optimiser steps (10 batches); the cosine ends at a tenth of the peak at step 60."""
-    logged = dict(scalars(finished / "runs/default/version_0")["train/learning_rate/pg1"])
+    logged = dict(scalars(finished / "runs/default/version_0")["train/learning_rate"])
     assert logged[4] == pytest.approx(2e-3, rel=1e-3)
     assert logged[59] == pytest.approx(2e-4, rel=0.02)
 
@@ -85,22 +86,30 @@ def test_validate_and_test_look_at_a_checkpoint_and_leave_nothing_behind(finishe
     assert sorted(finished.rglob("*")) == before
 
 
-def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(tmp_path, finished, corpus_file):
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(
+    tmp_path, finished, corpus_file, sent, status
+):
     args = ["fit", *TINY, "--data.corpus", corpus_file]
-    last = tmp_path / "runs/default/version_0/checkpoints/last.ckpt"
+    checkpoints = tmp_path / "runs/default/version_0/checkpoints"
     process = subprocess.Popen(command("train.py", *args), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+    # best.ckpt comes with the first validation: some of what was written before the end has to be kept, some dropped.
+    while not (checkpoints / "best.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    process.send_signal(sent)
+    assert process.wait(timeout=60) == status, "it ended before the signal, or not as it should"
+    stopped_at = torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"]
+    assert stopped_at < 60
 
     resumed = run("train.py", *args, "--ckpt_path", "last", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert "resumed at step" in resumed.stdout
+    assert f"resumed at step {stopped_at}" in resumed.stdout
     assert [path.name for path in (tmp_path / "runs/default").iterdir()] == ["version_0"]
 
-    ours = torch.load(last, weights_only=True)
+    ours = torch.load(checkpoints / "last.ckpt", weights_only=True)
     whole = torch.load(finished / "runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
     for name, tensor in whole["state_dict"].items():
         assert torch.equal(ours["state_dict"][name], tensor), name
@@ -109,8 +118,9 @@ def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(tmp_pa
             assert torch.equal(ours["optimizer_states"][0]["state"][parameter][name], tensor), (parameter, name)
 
     # TensorBoard shows one curve, the same as if nothing had happened (but for speed).
-    ours, whole = scalars(last.parent.parent), scalars(finished / "runs/default/version_0")
+    ours, whole = scalars(checkpoints.parent), scalars(finished / "runs/default/version_0")
     assert set(ours) == set(whole)
+    assert [step for step, _ in ours["depth_scan/entropy/layer_00"]] == [19, 39, 59]
     for tag in set(whole) - {"train/tokens_per_second", "train/mfu"}:
         assert ours[tag] == whole[tag], tag
 
@@ -132,6 +142,10 @@ def test_resuming_with_nothing_to_resume_says_so(tmp_path, corpus_file):
         (["--config=nope.yaml"], "nope.yaml"),
         (["--model.learning_rate=fast"], "model.learning_rate"),
         (["--model.gpt.n_head=3"], "must be a multiple of n_head (3)"),
+        (["--model.learning_rate=-1", "--model.beta2=2"], "learning_rate must be above 0; beta2 must be"),
+        (["--trainer.accumulate_grad_batches=0"], "accumulate_grad_batches must be at least 1"),
+        (["--depth_scan.n_sequences=0"], "n_sequences is 0"),
+        (["--text_samples.prompt="], "The prompt is empty"),
         (["--data.context_length=999"], "longer than the network's context"),
         (["--data.corpus=nowhere.txt"], "'nowhere.txt' was not found"),
         (["--data.corpus=empty.txt"], "empty"),
@@ -258,6 +272,41 @@ def test_a_loss_that_is_not_finite_stops_naming_the_step_and_keeps_the_checkpoin
     kept = torch.load("runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
     assert kept["global_step"] == 10
     assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
+
+
+def test_a_checkpoint_with_ruined_weights_is_never_written(main, corpus_file):
+    status, _, err = main(
+        "train.py",
+        "fit",
+        *TINY,
+        f"--data.corpus={corpus_file}",
+        "--model.learning_rate=1e38",
+        "--model.warmup_steps=0",
+        "--last_checkpoint.every_n_train_steps=1",
+    )
+    assert status == 1
+    assert "non-finite" in err
+    for kept in Path("runs").rglob("*.ckpt"):
+        weights = torch.load(kept, weights_only=True)["state_dict"].values()
+        assert all(tensor.isfinite().all() for tensor in weights)
+
+
+def test_a_time_limit_counts_anew_after_a_resume(main, corpus_file):
+    args = [
+        "fit",
+        *TINY,
+        f"--data.corpus={corpus_file}",
+        "--trainer.max_steps=100000",
+        "--trainer.max_time=00:00:00:02",
+    ]
+    args += ["--trainer.val_check_interval=100000"]
+    steps = []
+    for resume in ([], ["--ckpt_path=last"]):
+        status, out, err = main("train.py", *args, *resume)
+        assert status == 0, err
+        assert "Stopped by the time limit after" in out
+        steps.append(torch.load("runs/default/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"])
+    assert steps[1] > steps[0] > 0
 
 
 def test_overfit_one_batch_drives_the_loss_down(main, corpus_file):

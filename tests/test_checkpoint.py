@@ -1,0 +1,47 @@
+"""Reading and writing checkpoints: whole files, plain data, one clear sentence."""
+
+import pytest
+import torch
+
+from gpt_lightning.checkpoint import load_checkpoint
+from gpt_lightning.checkpoint_io import AtomicCheckpointIO
+from gpt_lightning.errors import UserError
+
+
+def test_an_interrupted_save_leaves_the_file_before_it(tmp_path):
+    path = tmp_path / "checkpoints/last.ckpt"
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({"step": 1}, path)
+    with pytest.raises(Exception, match="pickle"):
+        # The tensor is written before the function that cannot be.
+        writer.save_checkpoint({"step": 2, "tensor": torch.zeros(10_000), "not data": lambda: None}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_save_replaces_the_file_instead_of_writing_into_it(tmp_path):
+    """Who reads the old file meanwhile, memory-mapped perhaps, keeps it."""
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"tensor": torch.zeros(1000)}, path)
+    mapped = torch.load(path, mmap=True, weights_only=True)["tensor"]
+    AtomicCheckpointIO().save_checkpoint({"tensor": torch.ones(1000)}, path)
+    assert mapped.sum() == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [1, 2],
+        {},
+        {"hyper_parameters": None},
+        {"hyper_parameters": {"gpt": {"n_layers": 2}}, "TextDataModule": {"tokenizer": {}}},
+        {"hyper_parameters": {"gpt": {"n_layer": -2}}, "TextDataModule": {"tokenizer": {}}},
+        {"hyper_parameters": {"gpt": {}}},
+        {"hyper_parameters": {"gpt": {}}, "TextDataModule": {}},
+    ],
+)
+def test_other_files_are_not_taken_for_checkpoints(tmp_path, content):
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match=r"not a checkpoint that this project's train\.py wrote"):
+        load_checkpoint(tmp_path / "other.ckpt")
