@@ -3,15 +3,14 @@
 python analyze.py --checkpoint runs/default/version_0/checkpoints/last.ckpt
 """
 
-import argparse
 from pathlib import Path
 
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.cli_errors import OneLineParser, clear_errors
 
 
 def main() -> None:
     """Parse, analyse, say where the results lie."""
-    parser = argparse.ArgumentParser(description="Scan every layer and head of a checkpoint of this project.")
+    parser = OneLineParser(description="Scan every layer and head of a checkpoint of this project.")
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="checkpoint file, e.g. runs/…/checkpoints/last.ckpt"
     )

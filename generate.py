@@ -5,12 +5,12 @@ python generate.py --checkpoint runs/default/version_0/checkpoints/last.ckpt --p
 
 import argparse
 
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.cli_errors import OneLineParser, clear_errors
 
 
 def main() -> None:
     """Parse, load, print the continuation as it is sampled."""
-    parser = argparse.ArgumentParser(description="Sample text from a checkpoint of this project.")
+    parser = OneLineParser(description="Sample text from a checkpoint of this project.")
     parser.add_argument(
         "--checkpoint", required=True, help="checkpoint file, e.g. runs/default/version_0/checkpoints/last.ckpt"
     )

@@ -8,9 +8,7 @@
 `python train.py fit --help` lists every option; `--print_config` shows the whole configuration.
 """
 
-import difflib
 import logging
-import re
 import shlex
 import signal
 import sys
@@ -31,7 +29,7 @@ import callbacks
 from gpt_lightning import precision, runs
 from gpt_lightning.checkpoint import check_same_network, read_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.cli_errors import clear_errors, usage_error
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import vocabulary_size
 from gpt_lightning.errors import UserError
@@ -46,12 +44,8 @@ class Parser(LightningArgumentParser):
     """The parser of LightningCLI, with errors of one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        """Print what is wrong, and the option that a misspelt one is closest to; exit with 2, as argparse does."""
-        unknown = re.search(r"unrecognized arguments: (--[\w.]+)", message)
-        close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
-        hint = f" (did you mean {close[0]}?)" if close else f"; {self.prog} --help lists all options"
-        print(f"error: {' '.join(message.split())}{hint}", file=sys.stderr)
-        raise SystemExit(2)
+        """Print what is wrong and exit with 2, as argparse does."""
+        usage_error(message, self._option_string_actions, self.prog.replace(" [options]", ""))
 
 
 class GPTCLI(LightningCLI):

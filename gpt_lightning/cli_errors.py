@@ -1,8 +1,12 @@
 """How the entry points end when something is wrong: one line on stderr and a non-zero exit status, no traceback."""
 
+import argparse
+import difflib
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from gpt_lightning.errors import UserError
 
@@ -22,6 +26,31 @@ def clear_errors(*more: type[Exception]) -> Iterator[None]:
         _exit(f"{error.strerror}: {error.filename}" if error.filename else str(error), 1)
     except KeyboardInterrupt:
         _exit("Interrupted.", 130)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse with errors of one line, which name the option that a misspelt one is closest to."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and exit with 2, as argparse does."""
+        usage_error(message, self._option_string_actions, self.prog)
+
+
+def usage_error(message: str, options: Iterable[str], program: str) -> NoReturn:
+    """Print a parser's message as one line, with a hint at a misspelt option of the command line; exit with 2."""
+    message = " ".join(message.split())
+    # What jsonargparse says around the reason means nothing to a user.
+    message = re.sub(r"^Call to compute_fn of link .*? failed: ", "", message)
+    message = re.sub(r"Does not validate against any of the Union .* Given value: ", "no such value: ", message)
+    hint = f"; {program} --help lists all options"
+    for argument in sys.argv[1:]:
+        name = argument.split("=")[0]
+        if name.startswith("--") and not any(option.startswith(name) for option in options):
+            close = difflib.get_close_matches(name, options, n=1)
+            hint = f" ({name}: did you mean {close[0]}?)" if close else f" ({name} is no option)"
+            break
+    print(f"error: {message}{hint}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def _exit(message: str, status: int) -> None:

@@ -143,7 +143,8 @@ def _readable_texts(
             files.append(path)
     what = "; ".join(f"{len(group)} {why}, such as {group[0]}" for why, group in skipped.items())
     if not files:
-        reason = f"has no text to read (skipped: {what})" if what else "was not found"
+        missing = "holds no file" if Path(spec).is_dir() else "was not found"
+        reason = f"has no text to read (skipped: {what})" if what else missing
         raise UserError(
             f"corpus {spec!r} {reason}: name one of {', '.join(NAMED_CORPORA)}, or an existing file, glob or directory"
         )
