@@ -19,6 +19,7 @@ from typing import Any
 import gpt_lightning  # noqa: F401  first: it settles OpenMP's threads before torch is imported
 
 # isort: split
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -92,6 +93,8 @@ class GPTCLI(LightningCLI):
         if config.trainer.accumulate_grad_batches < 1:
             raise UserError("trainer.accumulate_grad_batches must be at least 1.")
         on_gpu = precision.uses_gpu(config.trainer.accelerator)
+        if on_gpu:
+            torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it, for what autocast leaves in float32
         self.precision, line = precision.choose_precision(config.trainer.precision, on_gpu, gpt.d_model)
         if line:
             say(line)
@@ -127,7 +130,8 @@ class GPTCLI(LightningCLI):
         if config.default_root_dir is None:
             kwargs["default_root_dir"] = str(self.run_dir)
         kwargs["callbacks"] = [*(config.callbacks or []), *extra]
-        kwargs["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
+        plugins = config.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         kwargs["precision"] = self.precision
         return super().instantiate_trainer(**kwargs)
 
