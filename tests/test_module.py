@@ -1,6 +1,7 @@
 """The LightningModule: metrics by known answers, accumulation, options that must not change the mathematics."""
 
 import math
+import shutil
 
 import lightning as L
 import pytest
@@ -92,6 +93,7 @@ def test_activation_checkpointing_holds_fewer_activations(tiny_config, data):
     assert kept(GPTModule(tiny_config, activation_checkpointing=True)) < kept(GPTModule(tiny_config)) / 2
 
 
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_compile_changes_no_number_and_the_scan_still_sees(tiny_config, data):
     from gpt_lightning.interpret.scan import depth_scan
 
