@@ -18,10 +18,15 @@ STEPS = 9  # two epochs and a bit, see `trainer`
 
 
 class SeenBatches(L.Callback):
-    """Remember the first token of every row that was trained on."""
+    """Remember the first token of every row that was trained on, and the losses that were logged, by step."""
 
     def __init__(self):
         self.rows = []
+        self.logged = {}
+
+    def on_train_batch_end(self, trainer, module, *_):
+        if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss" in trainer.callback_metrics:
+            self.logged[trainer.global_step] = trainer.callback_metrics["train/loss"].item()
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         self.rows.append((trainer.fit_loop.total_batch_idx, batch[0][:, 0].tolist()))
@@ -74,7 +79,7 @@ def run(directory, corpus_file, accumulate, max_steps=STEPS, ckpt_path=None, sav
         log_every_n_steps=3,
     )
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
-    return module, trainer.optimizers[0].state_dict()["state"], seen.rows
+    return module, trainer.optimizers[0].state_dict()["state"], seen.rows, seen.logged
 
 
 def assert_identical(resumed, whole):
@@ -85,6 +90,7 @@ def assert_identical(resumed, whole):
         for name, tensor in state.items():
             assert torch.equal(resumed[1][parameter][name], tensor), (parameter, name)
     assert resumed[2] == whole[2][len(whole[2]) - len(resumed[2]) :]
+    assert resumed[3].items() <= whole[3].items()
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
