@@ -72,7 +72,7 @@ def run(directory, corpus_file, accumulate, max_steps=STEPS, ckpt_path=None, sav
         gradient_clip_val=1.0,
         callbacks=callbacks,
         logger=False,
-        enable_checkpointing=save_all or bool(extra),
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
