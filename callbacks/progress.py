@@ -7,6 +7,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
+from gpt_lightning.module import completed_logged_step
+
 
 class StepProgressBar(ProgressBar):
     """A tqdm bar over optimiser steps (Lightning's own counts micro-batches per epoch), and a line of figures after
@@ -44,7 +46,7 @@ class StepProgressBar(ProgressBar):
         self._training = self._bar(desc="training", total=total, initial=trainer.global_step, unit="step")
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if self._training is None or trainer.global_step % trainer.log_every_n_steps:
+        if self._training is None or not completed_logged_step(trainer):
             return
         metrics = trainer.callback_metrics
         if "train/loss" in metrics:

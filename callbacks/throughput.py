@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import ThroughputMonitor
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_only
 
+from gpt_lightning.module import completed_logged_step
+
 PEAK_MATRIX_SIZE = 1024  # large enough to reach a CPU's peak, small enough for a fraction of a second
 
 
@@ -50,8 +52,7 @@ class Throughput(ThroughputMonitor):
     ) -> None:
         """Count the batch; measure and log if this optimiser step is one that logs."""
         self._batches_since_update += 1
-        stepped = not trainer.fit_loop._should_accumulate()
-        if not (stepped and trainer.global_step % trainer.log_every_n_steps == 0):
+        if not completed_logged_step(trainer):
             return
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()

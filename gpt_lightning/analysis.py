@@ -1,7 +1,6 @@
 """One checkpoint, analysed: load, scan, draw, write. The numbers and pictures come from interpret/."""
 
 import json
-import os
 import pydoc_data.topics
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from gpt_lightning.checkpoint import LoadedCheckpoint, load_checkpoint
 from gpt_lightning.data.tokenizer import encode_bytes
 from gpt_lightning.device import choose_device
 from gpt_lightning.errors import UserError
+from gpt_lightning.files import whole_file
 from gpt_lightning.interpret.figures import attention_gallery, figure_to_png, overview
 from gpt_lightning.interpret.labels import token_label
 from gpt_lightning.interpret.report import report_html
@@ -56,7 +56,9 @@ def analyse(
     with tqdm(total=n_layer + 3, desc="analysing", unit="picture", leave=False) as bar:
 
         def write(name: str, content: bytes) -> None:
-            written.append(write_atomically(output / name, content))
+            with whole_file(output / name) as file:
+                file.write(content)
+            written.append(output / name)
             bar.update()
 
         result = depth_scan(loaded.model, tokens, loaded.step, label)
@@ -108,15 +110,3 @@ def read_beginning(path: Path, context_length: int) -> bytes:
             return file.read(16 * MAX_SEQUENCES * context_length)
     except OSError as error:
         raise UserError(f"The text {path} can't be read: {error.strerror}.") from error
-
-
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Write under a temporary name and rename, so that a file is there whole or not at all; returns `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -4,12 +4,13 @@ Lightning's own writing goes through the system's temporary directory; where tha
 step is a copy over the only good file.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from gpt_lightning.files import whole_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -17,14 +18,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`; an interruption leaves what was there before."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())  # else the name could reach the disk before the content
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(Path(path)) as file:
+            torch.save(checkpoint, file)

@@ -25,6 +25,13 @@ from gpt_lightning.optim import adamw, warmup_cosine
 Batch = tuple[Tensor, Tensor]  # inputs and targets, (B, T) int64 each; targets of -100 do not count
 
 
+def completed_logged_step(trainer: L.Trainer) -> bool:
+    """After a batch: whether the optimiser has just stepped, to a step that is logged. False for the other batches of
+    an accumulation window, so that what costs a look at the device happens once a logged step."""
+    accumulating = trainer.fit_loop._should_accumulate()
+    return not accumulating and trainer.global_step % trainer.log_every_n_steps == 0
+
+
 def check_options(
     learning_rate: float,
     warmup_steps: int,
@@ -201,7 +208,7 @@ class GPTModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """At each logged step, look for a non-finite loss."""
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if completed_logged_step(self.trainer):
             self.stop_if_not_finite()
 
     def stop_if_not_finite(self) -> None:
