@@ -7,15 +7,13 @@ Shapes: B sequences, H heads, T tokens, D head width, C model width, L layers.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.attention import attention_pattern, attention_statistics
+from gpt_lightning.interpret.hooks import checked_tokens, observed
 from gpt_lightning.interpret.residual import residual_statistics
 from gpt_lightning.interpret.result import HEAD_UNITS, DepthScanResult
 from gpt_lightning.interpret.verdicts import Verdict, head_verdict
@@ -42,7 +40,7 @@ def depth_scan(
     Raises:
         UserError: tokens of another shape, too long for the context, or not in the vocabulary.
     """
-    tokens_BT = _checked(model, tokens_BT)
+    tokens_BT = checked_tokens(model, tokens_BT)
     heads: list[dict[str, Tensor]] = []
     layers: list[dict[str, Tensor]] = []
 
@@ -53,7 +51,7 @@ def depth_scan(
     def on_block(layer: int, before: Tensor, after: Tensor) -> None:
         layers.append(residual_statistics(before, after))
 
-    with _observed(model, on_attention, on_block):
+    with observed(model, on_attention, on_block):
         # Not model(...): it may be compiled, and compiled code ignores hooks. Nor are the logits needed, the largest
         # tensor of all.
         model.hidden_states(tokens_BT)
@@ -85,44 +83,11 @@ def attention_maps(model: nn.Module, tokens_T: Tensor, max_tokens: int = 128) ->
     Raises:
         UserError: as for `depth_scan`.
     """
-    tokens_BT = _checked(model, tokens_T[None, :max_tokens])
+    tokens_BT = checked_tokens(model, tokens_T[None, :max_tokens])
     maps: list[Tensor] = []
-    with _observed(model, lambda layer, q, k, v: maps.append(attention_pattern(q, k)[0].cpu())):
+    with observed(model, lambda layer, q, k, v: maps.append(attention_pattern(q, k)[0].cpu())):
         model.hidden_states(tokens_BT)
     return maps
-
-
-@contextmanager
-def _observed(
-    model: nn.Module,
-    on_attention: Callable[[int, Tensor, Tensor, Tensor], None],
-    on_block: Callable[[int, Tensor, Tensor], None] | None = None,
-) -> Iterator[None]:
-    """While this lasts: evaluation mode, no gradients, and hooks that call `on_attention(layer, q, k, v)` and
-    `on_block(layer, before, after)`. Afterwards, whatever happened: no hooks, and every module in its former mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    handles = []
-    try:
-        model.eval()
-        for layer, module in enumerate(model.blocks):
-            handles.append(module.attention.attend.register_forward_hook(partial(_attend_hook, on_attention, layer)))
-            if on_block is not None:
-                handles.append(module.register_forward_hook(partial(_block_hook, on_block, layer)))
-        with torch.no_grad():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes:
-            module.training = training
-
-
-def _attend_hook(callback: Callable, layer: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-    callback(layer, *inputs[:3])  # returns None: what a hook returns would replace the output
-
-
-def _block_hook(callback: Callable, layer: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-    callback(layer, inputs[0], output)
 
 
 def _over_sequences(statistics: dict[str, Tensor], tokens_BT: Tensor) -> dict[str, Tensor]:
@@ -143,18 +108,3 @@ def _verdict(
     one = {name: float(values_LH[layer, head]) for name, values_LH in metrics.items()}
     named = token_text is not None and not math.isnan(one["stripe_token"])
     return head_verdict(one, step, token_text(int(one["stripe_token"])) if named else None)
-
-
-def _checked(model: nn.Module, tokens_BT: Tensor) -> Tensor:
-    """The tokens on the model's device. Checked before: on a GPU an id out of range kills the process."""
-    config = model.config
-    if tokens_BT.dim() != 2 or tokens_BT.size(0) < 1 or not 2 <= tokens_BT.size(1) <= config.context_length:
-        raise UserError(
-            f"a depth scan needs sequences of 2 to {config.context_length} tokens (this model's context), "
-            f"not tokens of shape {tuple(tokens_BT.shape)}"
-        )
-    low, high = int(tokens_BT.min()), int(tokens_BT.max())
-    if low < 0 or high >= config.vocab_size:
-        wrong = low if low < 0 else high
-        raise UserError(f"token id {wrong} is outside this model's vocabulary of {config.vocab_size} ids")
-    return tokens_BT.to(next(model.parameters()).device)
