@@ -17,13 +17,19 @@ from gpt_lightning.errors import UserError
 
 SINK_THRESHOLD = 0.3  # Gu et al. 2025: a head whose first-position mass is above this has a sink
 SINK_TOKENS = 64  # under this length even uniform attention puts much mass on position 0 (0.34 at T = 8)
+FREQUENT_TYPES = 8  # token types that count as frequent: in English text the space, "e", "t", … or " the", ",", …
 LOCAL_WINDOW = 8  # tokens, the query's own included
 PERCENTILES = (0.1, 0.5, 0.9)
 
 
 @torch.no_grad()
 def attention_statistics(
-    q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, output_weight_CC: Tensor | None = None, block: int = 128
+    q_BHTD: Tensor,
+    k_BHTD: Tensor,
+    v_BHTD: Tensor,
+    output_weight_CC: Tensor | None = None,
+    frequent_BT: Tensor | None = None,
+    block: int = 128,
 ) -> dict[str, Tensor]:
     """What each head does on each sequence: metric name → (B, H) float32; NaN where T is too small to define a metric.
 
@@ -32,6 +38,7 @@ def attention_statistics(
     - `entropy` (nats): mean over t ≥ 1 of H_t = −Σ_j A[t,j]·ln A[t,j]. Row 0 sees one key, so it says nothing.
     - `normalized_entropy` (share), `_p10`, `_p90`: median and percentiles over t ≥ 1 of H_t / ln(t+1). A mean would
       hide the two modes of an induction head.
+    - `entropy_floor` (nats): mean over t ≥ 1 of the least entropy that logits of this size allow, see `entropy_floor`.
     - `first_position_mass` (share): α₀ = mean_t A[t,0] (Gu et al. 2025); `first_position_mass_64`: over the first 64
       rows only, since α₀ falls with T; `sink_rate`: 1 if α₀ > 0.3 else 0, needs T ≥ 64.
     - `value_weighted_first_position_share`: mean_t A[t,0]·‖v_0‖ / Σ_j A[t,j]·‖v_j‖ (Kobayashi et al. 2020).
@@ -40,6 +47,8 @@ def attention_statistics(
     - `local_mass` (share): mean over t ≥ 8 of the mass on the last 8 tokens; `local_mass_baseline`: the same for
       uniform attention, 8/(t+1). Needs T ≥ 9.
     - `previous_token` (share): mean over t ≥ 1 of A[t,t−1].
+    - `frequent_token_excess` (share): mean over t ≥ 1 of the mass on the most frequent tokens minus their share among
+      the visible keys: 0 if the head does not prefer them, however common they are.
     - `max_logit`: max |q·k/√D| over visible keys; its growth precedes entropy collapse (Zhai et al. 2023).
     - `output_norm`: mean_t ‖o_t‖ of o = A·v, after the head's slice of the output projection if that is given.
 
@@ -47,6 +56,8 @@ def attention_statistics(
         q_BHTD, k_BHTD, v_BHTD: As the attention kernel gets them: after positions and normalisation.
         output_weight_CC: Weight of the output projection, (C, H·D): `output_norm` is then what the head adds to the
             residual stream.
+        frequent_BT: Which positions hold one of the most frequent tokens, (B, T) bool, from `frequent_tokens`; without
+            it there is no `frequent_token_excess`.
         block: Rows at a time. Peak memory is a few tensors of B·H·block·T; the numbers do not depend on it.
 
     Raises:
@@ -81,6 +92,9 @@ def attention_statistics(
             # A drained v_0 makes row 0 a 0/0 that means "no share".
             rows["value"].append(first_BHR * v_norm_BHT[..., :1] / weighted_BHR.clamp_min(torch.finfo(q.dtype).tiny))
 
+            if frequent_BT is not None:
+                rows["frequent"].append((weights_BHRK @ frequent_BT[:, None, :end, None].float()).squeeze(-1))
+
             t_R = torch.arange(start, end, device=q.device)
             key_RW = t_R[:, None] - torch.arange(LOCAL_WINDOW, device=q.device)
             recent_BHRW = weights_BHRK.gather(-1, key_RW.clamp_min(0).expand(B, H, -1, -1)) * (key_RW >= 0)
@@ -98,11 +112,16 @@ def attention_statistics(
     mass_BHT = columns_BHT / keys_T.flip(0)
     stripe, stripe_position = _stripe(mass_BHT)
     undefined_BH = torch.full_like(max_logit_BH, math.nan)
-    return {
+    frequent = {}
+    if frequent_BT is not None:
+        excess_BHT = row["frequent"] - (frequent_BT.cumsum(-1) / keys_T)[:, None]
+        frequent["frequent_token_excess"] = excess_BHT[..., 1:].mean(-1)
+    return frequent | {
         "entropy": row["entropy"][..., 1:].mean(-1),
         "normalized_entropy": p50,
         "normalized_entropy_p10": p10,
         "normalized_entropy_p90": p90,
+        "entropy_floor": entropy_floor(max_logit_BH[..., None], keys_T[1:]).mean(-1),
         "first_position_mass": mass_BHT[..., 0],
         "first_position_mass_64": row["first"][..., :SINK_TOKENS].mean(-1) if T >= SINK_TOKENS else undefined_BH,
         "sink_rate": (mass_BHT[..., 0] > SINK_THRESHOLD).float() if T >= SINK_TOKENS else undefined_BH,
@@ -114,6 +133,59 @@ def attention_statistics(
         "previous_token": row["previous"][..., 1:].mean(-1),
         "max_logit": max_logit_BH,
         "output_norm": row["norm"].mean(-1),
+    }
+
+
+def entropy_floor(max_logit: Tensor, keys: Tensor) -> Tensor:
+    """The least entropy, in nats, that attention over `keys` keys can have while every logit is within ±`max_logit`.
+
+    Entropy is least when every logit is at one of the ends of a range of δ = 2·max_logit: with k keys at the top it is
+    ln Z + δ·(1 − k/Z), Z = k + (keys − k)·e^−δ, which has its minimum at Z = δ·keys·e^−δ / (1 − e^−δ), or at k = 1 if
+    that asks for less than one key. It falls exponentially with the logits: the reason why their growth precedes
+    entropy collapse (Zhai et al. 2023, theorem 3.1, gives the same bound for rows of bounded norm).
+
+    Args:
+        max_logit, keys: Any shapes that broadcast; logits ≥ 0, keys ≥ 1.
+    """
+    n, delta = keys.double(), 2 * max_logit.double().clamp_min(1e-6)  # at 0 the formula is 0/0, its limit ln(keys)
+    low = (-delta).exp()
+    z = torch.maximum(delta * n * low / (1 - low), 1 + (n - 1) * low)
+    top = (z - n * low) / (1 - low)
+    return (z.log() + delta * (1 - top / z)).clamp_min(0).float()
+
+
+def frequent_tokens(tokens_BT: Tensor, types: int = FREQUENT_TYPES) -> Tensor:
+    """Which positions hold one of the `types` most frequent token ids of these sequences, (B, T) bool."""
+    ids, counts = tokens_BT.unique(return_counts=True)
+    # Stable, so that of equally frequent ids the lowest counts, on every device.
+    return torch.isin(tokens_BT, ids[counts.argsort(descending=True, stable=True)[:types]])
+
+
+@torch.no_grad()
+def repeat_statistics(q_BHTD: Tensor, k_BHTD: Tensor, period: int) -> dict[str, Tensor]:
+    """What each head does on a text whose last `period` tokens repeat the `period` before: metric name → (B, H).
+
+    - `induction` (share): mean over the repeat's rows t of A[t, t−period+1], the token after the earlier copy
+      (Olsson et al. 2022).
+    - `duplicate_token` (share): the same of A[t, t−period], the earlier copy itself.
+
+    The tokens of the repeat must be distinct, so that each has one earlier copy.
+
+    Raises:
+        UserError: as `attention_statistics`, or fewer than 2 · period tokens, or a period below 2.
+    """
+    _check(q_BHTD, k_BHTD, k_BHTD, block=1)
+    T = q_BHTD.size(-2)
+    if not 2 <= period <= T // 2:
+        raise UserError(f"a repeat of {period} tokens needs a period of at least 2 and twice as many tokens, not {T}")
+    with torch.autocast(q_BHTD.device.type, enabled=False):
+        start = T - period
+        logits_BHRK, future_RK = _logits(q_BHTD[:, :, start:].float(), k_BHTD.float(), start)
+        weights_BHRK = logits_BHRK.masked_fill_(future_RK, -math.inf).softmax(-1)
+    # Of row r = t − start, column t − period is start − period + r.
+    return {
+        "induction": weights_BHRK.diagonal(start - period + 1, -2, -1).mean(-1),
+        "duplicate_token": weights_BHRK.diagonal(start - period, -2, -1).mean(-1),
     }
 
 

@@ -3,14 +3,18 @@
 Shapes: B batch, T tokens, C model width.
 """
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, layer_norm
+
+RANK_TOKENS = 256  # per sequence: an eigendecomposition's time grows with the cube, and more hardly change the number
 
 
 @torch.no_grad()
 def residual_statistics(before_BTC: Tensor, after_BTC: Tensor) -> dict[str, Tensor]:
-    """What one layer does to the residual stream: metric name → scalar float32.
+    """What one layer does to the residual stream of each sequence: metric name → (B,) float32.
 
     - `residual_norm`: mean over tokens of ‖x‖ after the layer.
     - `max_activation`: max |x|; `massive_activation_ratio`: max |x| / median |x|. Sun et al. 2024 call an activation
@@ -19,16 +23,41 @@ def residual_statistics(before_BTC: Tensor, after_BTC: Tensor) -> dict[str, Tens
       nothing, or only rescales.
     - `block_influence_centred`: the same after subtracting each sequence's mean over tokens: what all tokens share says
       nothing about any of them, yet can dominate the plain cosine.
+    - `effective_rank`: in how many directions the tokens differ, see `effective_rank`; after layer norm, centred, and
+      without position 0, since a single massive token would turn 61.8 into 2.4. NaN under 3 tokens or for infinities.
     """
     before, after = before_BTC.float(), after_BTC.float()
-    size = after.abs()
+    size_BN = after.abs().flatten(1)
+    normed_BTC = layer_norm(after[:, 1 : 1 + RANK_TOKENS], after.shape[-1:])
     return {
-        "residual_norm": after.norm(dim=-1).mean(),
-        "max_activation": size.max(),
-        "massive_activation_ratio": size.max() / size.median(),
+        "residual_norm": after.norm(dim=-1).mean(1),
+        "max_activation": size_BN.amax(1),
+        "massive_activation_ratio": size_BN.amax(1) / size_BN.median(1).values,
         "block_influence": _influence(before, after),
         "block_influence_centred": _influence(_centred(before), _centred(after)),
+        "effective_rank": effective_rank(_centred(normed_BTC)),
     }
+
+
+@torch.no_grad()
+def effective_rank(x_BNC: Tensor) -> Tensor:
+    """exp(entropy of the singular values, normalised to sum to 1) of each matrix, (B,) float32 (Roy & Vetterli 2007).
+
+    1 for a matrix of rank 1, n for n equal singular values; NaN for a matrix of zeros, without rows, or not finite.
+    """
+    undefined_B = torch.full(x_BNC.shape[:1], math.nan)
+    if 0 in x_BNC.shape or not x_BNC.isfinite().all():
+        return undefined_B
+    # On the CPU: small matrices, for which a GPU's solver is slower. Through the smaller Gram matrix, in float64, whose
+    # eigenvalues are the squares; that is several times faster than the singular values themselves.
+    x_BNC = x_BNC.cpu().double()
+    gram = x_BNC @ x_BNC.mT if x_BNC.size(1) < x_BNC.size(2) else x_BNC.mT @ x_BNC
+    eigenvalues = torch.linalg.eigvalsh(gram)
+    noise = torch.finfo(torch.float64).eps * gram.size(-1) * eigenvalues[..., -1:]  # what rounding makes of a zero
+    singular = eigenvalues.where(eigenvalues > noise, 0).clamp_min(0).sqrt()
+    total = singular.sum(-1, keepdim=True)
+    rank_B = torch.special.entr(singular / total).sum(-1).exp()
+    return rank_B.where(total[:, 0] > 0, math.nan).float()
 
 
 def _centred(x_BTC: Tensor) -> Tensor:
@@ -37,4 +66,4 @@ def _centred(x_BTC: Tensor) -> Tensor:
 
 def _influence(before_BTC: Tensor, after_BTC: Tensor) -> Tensor:
     # Rounding alone can make the cosine exceed 1.
-    return (1 - cosine_similarity(before_BTC, after_BTC, dim=-1).mean()).clamp_min(0)
+    return (1 - cosine_similarity(before_BTC, after_BTC, dim=-1).mean(1)).clamp_min(0)

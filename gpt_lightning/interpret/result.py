@@ -18,6 +18,7 @@ HEAD_UNITS = {
     "normalized_entropy": SHARE,
     "normalized_entropy_p10": SHARE,
     "normalized_entropy_p90": SHARE,
+    "entropy_floor": "nats",
     "first_position_mass": SHARE,
     "first_position_mass_64": SHARE,
     "sink_rate": "share of sequences (0 to 1)",
@@ -28,6 +29,9 @@ HEAD_UNITS = {
     "local_mass": SHARE,
     "local_mass_baseline": SHARE,
     "previous_token": SHARE,
+    "induction": SHARE,
+    "duplicate_token": SHARE,
+    "frequent_token_excess": "share (−1 to 1)",
     "max_logit": "logit",
     "output_norm": "norm",
     "output_norm_relative_to_layer": "ratio to the layer's mean head",
@@ -39,6 +43,7 @@ LAYER_UNITS = {
     "massive_activation_ratio": "ratio to the median",
     "block_influence": "1 − cosine",
     "block_influence_centred": "1 − cosine",
+    "effective_rank": "directions",
 }
 
 

@@ -12,11 +12,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gpt_lightning.interpret.attention import attention_pattern, attention_statistics
+from gpt_lightning.interpret.attention import (
+    attention_pattern,
+    attention_statistics,
+    frequent_tokens,
+    repeat_statistics,
+)
 from gpt_lightning.interpret.hooks import checked_tokens, observed
+from gpt_lightning.interpret.probes import repeated_tokens
 from gpt_lightning.interpret.residual import residual_statistics
 from gpt_lightning.interpret.result import HEAD_UNITS, DepthScanResult
 from gpt_lightning.interpret.verdicts import Verdict, head_verdict
+
+BLOCK_NUMBERS = 2**24  # most numbers in a block of attention weights: 64 MB, of which a handful are alive at once
+REPEATED_SEQUENCES = 4
 
 
 def depth_scan(
@@ -29,6 +38,8 @@ def depth_scan(
     """Scan every layer and head of a GPT on fixed sequences, in evaluation mode and without gradients.
 
     The statistics are computed inside the hooks: q, k and v of one layer at a time are alive, and never a T × T matrix.
+    Long sequences go through in several forward passes. Induction is measured on random tokens repeated, drawn from
+    those of the text.
 
     Args:
         model: A `gpt_lightning.model.GPT` in any precision, on any device; compiled or not, the plain forward runs.
@@ -41,23 +52,8 @@ def depth_scan(
         UserError: tokens of another shape, too long for the context, or not in the vocabulary.
     """
     tokens_BT = checked_tokens(model, tokens_BT)
-    heads: list[dict[str, Tensor]] = []
-    layers: list[dict[str, Tensor]] = []
-
-    def on_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> None:
-        output_weight = model.blocks[layer].attention.output.weight
-        heads.append(_over_sequences(attention_statistics(q, k, v, output_weight, block), tokens_BT))
-
-    def on_block(layer: int, before: Tensor, after: Tensor) -> None:
-        layers.append(residual_statistics(before, after))
-
-    with observed(model, on_attention, on_block):
-        # Not model(...): it may be compiled, and compiled code ignores hooks. Nor are the logits needed, the largest
-        # tensor of all.
-        model.hidden_states(tokens_BT)
-
-    head_metrics = {name: torch.stack([h[name] for h in heads]).cpu() for name in heads[0]}
-    layer_metrics = {name: torch.stack([x[name] for x in layers]).cpu() for name in layers[0]}
+    head_metrics, layer_metrics = _natural_metrics(model, tokens_BT, block)
+    head_metrics |= _repeat_metrics(model, tokens_BT)
     norm_LH = head_metrics["output_norm"]
     head_metrics["output_norm_relative_to_layer"] = norm_LH / norm_LH.mean(1, keepdim=True)
     head_metrics["output_norm_relative_to_residual"] = norm_LH / layer_metrics["residual_norm"][:, None]
@@ -88,6 +84,59 @@ def attention_maps(model: nn.Module, tokens_T: Tensor, max_tokens: int = 128) ->
     with observed(model, lambda layer, q, k, v: maps.append(attention_pattern(q, k)[0].cpu())):
         model.hidden_states(tokens_BT)
     return maps
+
+
+def _natural_metrics(model: nn.Module, tokens_BT: Tensor, block: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Metrics of heads (L, H) and of layers (L,) on the text itself, on the CPU."""
+    L, H, T = model.config.n_layer, model.config.n_head, tokens_BT.size(1)
+    heads: list[list[dict[str, Tensor]]] = [[] for _ in range(L)]
+    layers: list[list[dict[str, Tensor]]] = [[] for _ in range(L)]
+    frequent_BT = frequent_tokens(tokens_BT)
+    sequences = max(1, BLOCK_NUMBERS // (H * min(block, T) * T))
+    for part_BT, frequent_part_BT in zip(tokens_BT.split(sequences), frequent_BT.split(sequences), strict=True):
+
+        def on_attention(layer: int, q: Tensor, k: Tensor, v: Tensor, frequent_BT: Tensor = frequent_part_BT) -> None:
+            output_weight = model.blocks[layer].attention.output.weight
+            heads[layer].append(attention_statistics(q, k, v, output_weight, frequent_BT, block))
+
+        def on_block(layer: int, before: Tensor, after: Tensor) -> None:
+            layers[layer].append(residual_statistics(before, after))
+
+        with observed(model, on_attention, on_block):
+            # Not model(...): it may be compiled, and compiled code ignores hooks. Nor are the logits needed, the
+            # largest tensor of all.
+            model.hidden_states(part_BT)
+
+    per_head = [_over_sequences(_joined(parts), tokens_BT) for parts in heads]
+    per_layer = [_joined(parts) for parts in layers]
+    reduced = [{n: x.amax() if n == "max_activation" else x.mean() for n, x in one.items()} for one in per_layer]
+    return _stacked(per_head), _stacked(reduced)
+
+
+def _repeat_metrics(model: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
+    """Induction and duplicate-token scores (L, H) on random tokens repeated, on the CPU; NaN if they don't fit."""
+    probe = repeated_tokens(tokens_BT, REPEATED_SEQUENCES, model.config.context_length)
+    if probe is None:
+        undefined_LH = torch.full((model.config.n_layer, model.config.n_head), math.nan)
+        return {"induction": undefined_LH, "duplicate_token": undefined_LH}
+    heads: list[dict[str, Tensor]] = []
+
+    def on_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> None:
+        heads.append({name: values_BH.mean(0) for name, values_BH in repeat_statistics(q, k, probe[1]).items()})
+
+    with observed(model, on_attention):
+        model.hidden_states(probe[0].to(tokens_BT.device))
+    return _stacked(heads)
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """From the sequences of each part to those of all."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _stacked(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """From a dict per layer to one of (L, …) tensors."""
+    return {name: torch.stack([layer[name] for layer in layers]).cpu() for name in layers[0]}
 
 
 def _over_sequences(statistics: dict[str, Tensor], tokens_BT: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.attention import attention_pattern, attention_statistics
+from gpt_lightning.interpret.attention import (
+    attention_pattern,
+    attention_statistics,
+    entropy_floor,
+    frequent_tokens,
+    repeat_statistics,
+)
 
 SHARP = 1000.0  # a logit that leaves nothing for the other keys
 
@@ -155,12 +161,17 @@ def test_every_metric_equals_its_definition_in_float64():
     norms = v.double().norm(dim=-1)
     near = visible & (t[:, None] - t < 8)
     normalized = (entropy[..., 1:] / (t[1:] + 1.0).double().log()).quantile(torch.tensor([0.1, 0.5, 0.9]).double(), -1)
+    frequent_BT = torch.rand(B, T) < 0.3
+    excess = A @ frequent_BT.double()[:, None, :, None]
+    excess = excess[..., 0] - (frequent_BT.cumsum(-1) / (t + 1.0))[:, None]
+    peak = logits[..., visible].abs().amax(-1)
     added = torch.einsum("bhtd,chd->bhtc", A @ v.double(), weight_CC.double().view(-1, H, D))
     expected = {
         "entropy": entropy[..., 1:].mean(-1),
         "normalized_entropy_p10": normalized[0],
         "normalized_entropy": normalized[1],
         "normalized_entropy_p90": normalized[2],
+        "entropy_floor": entropy_floor(peak[..., None], t[1:] + 1).mean(-1),
         "first_position_mass": A[..., 0].mean(-1),
         "first_position_mass_64": A[..., :64, 0].mean(-1),
         "sink_rate": (A[..., 0].mean(-1) > 0.3).double(),
@@ -170,10 +181,11 @@ def test_every_metric_equals_its_definition_in_float64():
         "local_mass": (A * near).sum(-1)[..., 8:].mean(-1),
         "local_mass_baseline": (8 / (t[8:] + 1.0)).mean().expand(B, H),
         "previous_token": A.diagonal(-1, -2, -1).mean(-1),
-        "max_logit": logits[..., visible].abs().amax(-1),
+        "frequent_token_excess": excess[..., 1:].mean(-1),
+        "max_logit": peak,
         "output_norm": added.norm(dim=-1).mean(-1),
     }
-    found = attention_statistics(q, k, v, weight_CC)
+    found = attention_statistics(q, k, v, weight_CC, frequent_BT)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].shape == (B, H)
@@ -301,6 +313,77 @@ def test_wrong_shapes_are_refused(shapes, words):
 def test_a_block_of_no_rows_is_refused():
     with pytest.raises(UserError, match="block must be at least 1 row"):
         attention_statistics(*random_qkv(), block=0)
+
+
+def entropy_of(logits: torch.Tensor) -> torch.Tensor:
+    return torch.special.entr(logits.double().softmax(-1)).sum(-1)
+
+
+@pytest.mark.parametrize("limit", [0.1, 1, 3, 20])
+@pytest.mark.parametrize("keys", [1, 2, 7, 100])
+def test_no_logits_within_the_limit_have_less_entropy_than_the_floor(limit, keys):
+    floor = entropy_floor(torch.tensor(limit), torch.tensor(keys)).item()
+    torch.manual_seed(0)
+    scattered = entropy_of((2 * torch.rand(2000, keys) - 1) * limit).min().item()
+    # Some keys at the top and the others at the bottom: the worst that there is, and what the floor describes.
+    extremes = entropy_of(torch.ones(keys, keys).tril() * 2 * limit - limit).min().item()
+    assert floor <= min(scattered, extremes) + 1e-6
+    assert floor == pytest.approx(extremes, rel=0.02, abs=1e-5)  # the number of keys at the top need not be whole
+
+
+def test_the_floor_of_no_logits_is_uniform_attention():
+    assert entropy_floor(torch.tensor(0.0), torch.tensor(64)).item() == pytest.approx(math.log(64), abs=1e-4)
+
+
+def test_uniform_attention_prefers_no_token():
+    frequent_BT = torch.rand(1, 64, generator=torch.Generator().manual_seed(0)) < 0.5
+    found = attention_statistics(*uniform(64), frequent_BT=frequent_BT)
+    assert found["frequent_token_excess"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_head_that_looks_at_frequent_tokens_only():
+    """Every fourth token is frequent, the first among them: the excess is what the three others would have got."""
+    rows = torch.arange(64)
+    found = attention_statistics(*heads_that_look_at(rows - rows % 4), frequent_BT=(rows % 4 == 0)[None])
+    share = ((rows // 4 + 1) / (rows + 1))[1:].mean()
+    assert found["frequent_token_excess"].item() == pytest.approx(1 - share.item(), abs=1e-5)
+
+
+def test_the_most_frequent_tokens():
+    tokens = torch.tensor([[5, 5, 5, 9, 2], [9, 7, 1, 5, 2]])
+    assert frequent_tokens(tokens, types=2).tolist() == [[True, True, True, False, True], [False] * 3 + [True] * 2]
+    assert frequent_tokens(tokens).all()  # no more than eight types: all of them
+
+
+@pytest.mark.parametrize("bos", [0, 1])
+def test_induction_and_duplicate_heads(bos):
+    """Built by hand: half of the mass on the token after the earlier copy, and none, or the other half, on the copy."""
+    period = 9
+    t = torch.arange(bos + 2 * period)
+    after, copy = (t - period + 1).clamp_min(0), (t - period).clamp_min(0)
+    q, k, _ = heads_that_look_at(after)
+    assert repeat_statistics(q, k, period)["induction"].item() == pytest.approx(1)
+    assert repeat_statistics(q, k, period)["duplicate_token"].item() == pytest.approx(0)
+    both = q + heads_that_look_at(copy)[0]
+    found = {name: value.item() for name, value in repeat_statistics(both, k, period).items()}
+    assert found == pytest.approx({"induction": 0.5, "duplicate_token": 0.5})
+
+
+def test_repeat_statistics_equal_their_definition():
+    q, k, _ = random_qkv(T=41)
+    A = attention_pattern(q, k)
+    found = repeat_statistics(q, k, period=20)
+    rows = range(21, 41)
+    for name, back in (("induction", 19), ("duplicate_token", 20)):
+        expected = torch.stack([A[..., t, t - back] for t in rows], -1).mean(-1)
+        torch.testing.assert_close(found[name], expected)
+
+
+@pytest.mark.parametrize("period", [1, 21])
+def test_a_repeat_that_does_not_fit_is_refused(period):
+    q, k, _ = random_qkv(T=40)
+    with pytest.raises(UserError, match=f"repeat of {period} tokens"):
+        repeat_statistics(q, k, period)
 
 
 def test_a_pattern_is_causal_and_sums_to_one():

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from gpt_lightning.interpret.residual import residual_statistics
+from gpt_lightning.interpret.residual import RANK_TOKENS, effective_rank, residual_statistics
 
 
 def test_a_layer_that_does_nothing_has_no_influence():
-    x = torch.randn(2, 9, 16)
+    x = torch.randn(1, 9, 16)
     found = residual_statistics(x, x.clone())
     assert found["block_influence"].item() == pytest.approx(0, abs=1e-6)
     assert found["block_influence_centred"].item() == pytest.approx(0, abs=1e-6)
@@ -24,7 +24,7 @@ def test_rounding_never_makes_an_influence_negative():
 
 
 def test_a_layer_that_only_rescales_has_no_influence():
-    x = torch.randn(2, 9, 16)
+    x = torch.randn(1, 9, 16)
     found = residual_statistics(x, 3 * x)
     assert found["block_influence"].item() == pytest.approx(0, abs=1e-6)
     assert found["residual_norm"].item() == pytest.approx(3 * x.norm(dim=-1).mean().item())
@@ -61,7 +61,7 @@ def test_centring_is_per_sequence():
     shared, noise = torch.zeros(2, 1, 16), torch.randn(2, 9, 16)
     shared[0, 0, 0], shared[1, 0, 0] = 1000, -1000
     found = residual_statistics(shared + noise, shared - noise)
-    assert found["block_influence_centred"].item() == pytest.approx(2, abs=1e-3)
+    assert found["block_influence_centred"].tolist() == pytest.approx([2, 2], abs=1e-3)
 
 
 def test_massive_activations():
@@ -93,3 +93,59 @@ def test_a_stream_that_is_not_finite_stays_visible():
     broken[0, 2, 3] = math.nan
     found = residual_statistics(x, broken)
     assert all(value.isnan() for value in found.values()), found
+
+
+def test_sequences_are_kept_apart():
+    torch.manual_seed(0)
+    before, after = torch.randn(2, 3, 9, 16)
+    together = residual_statistics(before, after)
+    for i in range(3):
+        for name, value in residual_statistics(before[i : i + 1], after[i : i + 1]).items():
+            assert together[name][i].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_effective_ranks_that_are_known():
+    one_direction = torch.outer(torch.arange(1.0, 33), torch.randn(32))
+    found = effective_rank(torch.stack([torch.eye(32), one_direction, torch.zeros(32, 32)]))
+    assert found[:2].tolist() == pytest.approx([32, 1], rel=1e-5)
+    assert found[2].isnan()
+
+
+@pytest.mark.parametrize("shape", [(2, 20, 50), (2, 50, 20)])
+def test_effective_rank_equals_its_definition(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    p = torch.linalg.svdvals(x.double())
+    p = p / p.sum(-1, keepdim=True)
+    assert effective_rank(x).tolist() == pytest.approx((-(p * p.log()).sum(-1)).exp().tolist(), rel=1e-5)
+
+
+def test_a_massive_first_token_and_a_shared_vector_do_not_hide_the_rank():
+    x = torch.randn(1, 100, 64, generator=torch.Generator().manual_seed(0))
+    clean = residual_statistics(x, x)["effective_rank"].item()
+    assert 50 < clean < 64
+    x[0, 0, 7] = 1e5
+    assert residual_statistics(x, x)["effective_rank"].item() == clean
+    shared = torch.randn(64, generator=torch.Generator().manual_seed(1))
+    shared = 30 * (shared - shared.mean())  # a layer norm takes a common mean away
+    assert residual_statistics(x + shared, x + shared)["effective_rank"].item() == pytest.approx(clean, rel=0.05)
+
+
+def test_a_token_of_huge_norm_counts_as_one():
+    x = torch.randn(1, 100, 64, generator=torch.Generator().manual_seed(0))
+    clean = residual_statistics(x, x)["effective_rank"].item()
+    x[0, 5] *= 1e4
+    assert residual_statistics(x, x)["effective_rank"].item() == pytest.approx(clean, rel=1e-3)
+
+
+def test_the_rank_looks_at_the_beginning_of_long_sequences():
+    x = torch.randn(1, 2 * RANK_TOKENS, 8, generator=torch.Generator().manual_seed(0))
+    found = residual_statistics(x, x)["effective_rank"].item()
+    x[0, 1 + RANK_TOKENS :] = 1
+    assert residual_statistics(x, x)["effective_rank"].item() == found
+    x[0, RANK_TOKENS] = 1
+    assert residual_statistics(x, x)["effective_rank"].item() != found
+
+
+def test_two_tokens_have_no_rank():
+    x = torch.randn(1, 2, 8)
+    assert residual_statistics(x, x)["effective_rank"].isnan()

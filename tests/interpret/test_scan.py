@@ -138,8 +138,10 @@ def test_every_length_and_kind_of_position(position, T):
         expected |= {"stripe", "stripe_position", "stripe_token"}
     if T < 9:
         expected |= {"local_mass", "local_mass_baseline"}
+    if T == 2:  # too few different tokens to repeat
+        expected |= {"induction", "duplicate_token"}
     assert missing == expected
-    assert all(values.isfinite().all() for values in found.layers.values())
+    assert {name for name, x in found.layers.items() if x.isnan().any()} == ({"effective_rank"} if T == 2 else set())
     assert all(values.shape == (2, 2) for values in found.heads.values())
     assert list(found.heads) == list(HEAD_UNITS)
     assert list(found.layers) == list(LAYER_UNITS)
