@@ -6,11 +6,21 @@ Shapes: L layers, H heads.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
-from gpt_lightning.interpret.verdicts import Verdict, summarise
+from gpt_lightning.interpret.advice import ALARMS
+from gpt_lightning.interpret.alarms import (
+    ONE_COLUMN,
+    SHARP_ENTROPY,
+    SHARP_LOGIT,
+    SHARP_STRIPE,
+    Alarm,
+    health,
+    what_is_wrong,
+)
+from gpt_lightning.interpret.verdicts import COPYING, DEAD_RELATIVE_TO_RESIDUAL, SINK, Verdict, summarise
 
 SHARE = "share (0 to 1)"
 HEAD_UNITS = {
@@ -58,6 +68,8 @@ class DepthScanResult:
         verdicts: [layer][head].
         sequences, tokens: How many sequences of how many tokens were scanned.
         step: Optimiser steps the model has taken, None if not known.
+        stripe_places: [layer][head], the token or position of the strongest stripe, in words.
+        alarms: What is wrong with layers, most serious first.
     """
 
     heads: dict[str, Tensor]
@@ -66,11 +78,51 @@ class DepthScanResult:
     sequences: int
     tokens: int
     step: int | None
+    stripe_places: list[list[str]]
+    alarms: list[Alarm] = field(default_factory=list)
+
+    @property
+    def health(self) -> str:
+        """One word on the run: untrained, healthy, suspect, or sick."""
+        return health(self.step, self.alarms)
 
     @property
     def summary(self) -> str:
-        """One sentence: how many heads of each kind, and what stands out."""
-        return summarise(self.verdicts)
+        """What is wrong, in one sentence; then how many heads of each kind there are, and what stands out."""
+        return f"{what_is_wrong(self.step, self.alarms)} {summarise(self.verdicts)}"
+
+    def layer_verdict(self, layer: int) -> str:
+        """In words: its alarms, or untrained or healthy."""
+        alarms = [alarm.label for alarm in self.alarms if alarm.layer == layer]
+        return ", ".join(alarms) or ("untrained" if self.step == 0 else "healthy")
+
+    def record(self) -> dict:
+        """What the alarms of later scans need of this one: plain types, a dict per layer."""
+        return {"step": self.step, "layers": [self._layer_record(layer) for layer in range(len(self.verdicts))]}
+
+    def _layer_record(self, layer: int) -> dict:
+        h = {name: values_LH[layer] for name, values_LH in self.heads.items()}
+        column_H = h["first_position_mass"].fmax(h["stripe"])
+        output_H = h["output_norm_relative_to_residual"]
+        strongest = int(h["stripe"].nan_to_num(-1).argmax())
+        copying_H = h["induction"].fmax(h["duplicate_token"]).fmax(h["previous_token"]) >= COPYING
+        explained_H = copying_H | (h["first_position_mass"] > SINK)
+        striped_H = (h["stripe"] > SHARP_STRIPE) & (h["max_logit"] > SHARP_LOGIT)
+        sharp_H = (h["normalized_entropy"] < SHARP_ENTROPY) & striped_H & ~explained_H
+        return {
+            "heads": len(column_H),
+            "broken_heads": sum(verdict.kind == "broken" for verdict in self.verdicts[layer]),
+            "silent_heads": int((output_H < DEAD_RELATIVE_TO_RESIDUAL).sum()),
+            "sharp_heads": int(sharp_H.sum()),
+            "largest_output": float(output_H.max()),
+            "normalized_entropy": float(h["normalized_entropy"].nanquantile(0.5)),
+            "max_logit": float(h["max_logit"].max()),
+            "stripe": float(h["stripe"][strongest]),
+            "stripe_at": self.stripe_places[layer][strongest],
+            "one_column_share": float((column_H > ONE_COLUMN).float().mean()),
+            "effective_rank": float(self.layers["effective_rank"][layer]),
+            "block_influence": float(self.layers["block_influence"][layer]),
+        }
 
     def to_json(self) -> dict:
         """Plain types, undefined or infinite as None: units once, then layers[l].heads[h] with every metric by name."""
@@ -79,10 +131,15 @@ class DepthScanResult:
             "step": self.step,
             "sequences": self.sequences,
             "tokens": self.tokens,
+            "verdict": self.health,
             "summary": self.summary,
+            "alarms": [
+                asdict(alarm) | {"label": alarm.label, "advice": ALARMS[alarm.kind].advice} for alarm in self.alarms
+            ],
             "layers": [
                 {
                     "layer": layer,
+                    "verdict": self.layer_verdict(layer),
                     **{name: _plain(name, values_L[layer]) for name, values_L in self.layers.items()},
                     "heads": [
                         {

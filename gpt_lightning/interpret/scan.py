@@ -7,11 +7,12 @@ Shapes: B sequences, H heads, T tokens, D head width, C model width, L layers.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from gpt_lightning.interpret.alarms import layer_alarms
 from gpt_lightning.interpret.attention import (
     attention_pattern,
     attention_statistics,
@@ -21,8 +22,8 @@ from gpt_lightning.interpret.attention import (
 from gpt_lightning.interpret.hooks import checked_tokens, observed
 from gpt_lightning.interpret.probes import repeated_tokens
 from gpt_lightning.interpret.residual import residual_statistics
-from gpt_lightning.interpret.result import HEAD_UNITS, DepthScanResult
-from gpt_lightning.interpret.verdicts import Verdict, head_verdict
+from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS, DepthScanResult
+from gpt_lightning.interpret.verdicts import head_verdict
 
 BLOCK_NUMBERS = 2**24  # most numbers in a block of attention weights: 64 MB, of which a handful are alive at once
 REPEATED_SEQUENCES = 4
@@ -34,6 +35,7 @@ def depth_scan(
     step: int | None = None,
     token_text: Callable[[int], str] | None = None,
     block: int = 128,
+    history: Sequence[Mapping] = (),
 ) -> DepthScanResult:
     """Scan every layer and head of a GPT on fixed sequences, in evaluation mode and without gradients.
 
@@ -47,6 +49,8 @@ def depth_scan(
         step: Optimiser steps the model has taken: at 0 the verdict is "untrained".
         token_text: How to write a token id, to name the token of a stripe.
         block: Rows of attention at a time; bounds the memory, changes no number.
+        history: Records of the run's scans before this one, `DepthScanResult.record`, oldest first. An alarm takes two
+            scans in a row; without history it is a suspicion.
 
     Raises:
         UserError: tokens of another shape, too long for the context, or not in the vocabulary.
@@ -57,16 +61,26 @@ def depth_scan(
     norm_LH = head_metrics["output_norm"]
     head_metrics["output_norm_relative_to_layer"] = norm_LH / norm_LH.mean(1, keepdim=True)
     head_metrics["output_norm_relative_to_residual"] = norm_LH / layer_metrics["residual_norm"][:, None]
+    heads = {name: head_metrics[name] for name in HEAD_UNITS}
     L, H = norm_LH.shape
-    verdicts = [[_verdict(head_metrics, layer, head, step, token_text) for head in range(H)] for layer in range(L)]
-    return DepthScanResult(
-        heads={name: head_metrics[name] for name in HEAD_UNITS},
-        layers=layer_metrics,
-        verdicts=verdicts,
+    places = [[_stripe_place(heads, layer, head, token_text) for head in range(H)] for layer in range(L)]
+    result = DepthScanResult(
+        heads=heads,
+        layers={name: layer_metrics[name] for name in LAYER_UNITS},
+        verdicts=[
+            [
+                head_verdict({name: float(x_LH[layer, head]) for name, x_LH in heads.items()}, step, place)
+                for head, place in enumerate(places[layer])
+            ]
+            for layer in range(L)
+        ],
         sequences=tokens_BT.size(0),
         tokens=tokens_BT.size(1),
         step=step,
+        stripe_places=places,
     )
+    result.alarms = layer_alarms([*history, result.record()])
+    return result
 
 
 def attention_maps(model: nn.Module, tokens_T: Tensor, max_tokens: int = 128) -> list[Tensor]:
@@ -151,9 +165,9 @@ def _over_sequences(statistics: dict[str, Tensor], tokens_BT: Tensor) -> dict[st
     }
 
 
-def _verdict(
-    metrics: dict[str, Tensor], layer: int, head: int, step: int | None, token_text: Callable[[int], str] | None
-) -> Verdict:
-    one = {name: float(values_LH[layer, head]) for name, values_LH in metrics.items()}
-    named = token_text is not None and not math.isnan(one["stripe_token"])
-    return head_verdict(one, step, token_text(int(one["stripe_token"])) if named else None)
+def _stripe_place(heads: dict[str, Tensor], layer: int, head: int, token_text: Callable[[int], str] | None) -> str:
+    """Where a head's stripe is, in words."""
+    position, token = float(heads["stripe_position"][layer, head]), float(heads["stripe_token"][layer, head])
+    if math.isnan(token):
+        return "no token"
+    return f"position {position:.0f}" if token_text is None else f"'{token_text(int(token))}'"

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from gpt_lightning.interpret.advice import KINDS
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
-from gpt_lightning.interpret.verdicts import KINDS, Verdict
+from gpt_lightning.interpret.verdicts import Verdict
 from gpt_lightning.model import GPT, GPTConfig
 
 
@@ -25,10 +26,11 @@ def random_tokens(B: int, T: int) -> torch.Tensor:
 
 @pytest.fixture
 def scanned() -> DepthScanResult:
-    """A scan of 2 layers × 5 heads in which every kind of verdict occurs once."""
-    result = depth_scan(sharpened_gpt(n_head=5), random_tokens(2, 70), step=300)
+    """A scan of 3 layers × 5 heads in which every kind of verdict occurs once, and of no alarm."""
+    result = depth_scan(sharpened_gpt(n_layer=3, n_head=5), random_tokens(2, 70), step=300)
     kinds = list(KINDS)
     result.verdicts = [
-        [Verdict(kinds[5 * layer + head], kinds[5 * layer + head], "why") for head in range(5)] for layer in (0, 1)
+        [Verdict(kinds[5 * layer + head], kinds[5 * layer + head], "why") for head in range(5)] for layer in range(3)
     ]
+    result.alarms = []
     return result

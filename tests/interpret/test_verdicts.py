@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from gpt_lightning.interpret.verdicts import KINDS, Verdict, head_verdict, summarise
+from gpt_lightning.interpret.advice import KINDS
+from gpt_lightning.interpret.verdicts import Verdict, head_verdict, summarise, with_evidence
 
 NAN = math.nan
 # A head of which there is nothing to say.
@@ -23,6 +24,8 @@ MIXED = {
     "local_mass": 0.3,
     "local_mass_baseline": 0.2,
     "previous_token": 0.1,
+    "induction": 0.1,
+    "duplicate_token": 0.1,
     "max_logit": 8.0,
     "output_norm": 1.0,
     "output_norm_relative_to_layer": 1.0,
@@ -32,6 +35,8 @@ MIXED = {
 CAUSES = {
     "broken": {"entropy": NAN},
     "dead?": {"output_norm_relative_to_residual": 9e-4},
+    "induction": {"induction": 0.4},
+    "duplicate-token": {"duplicate_token": 0.4},
     "previous-token": {"previous_token": 0.4},
     "sink (active)": {"first_position_mass": 0.31, "sink_rate": 1.0, "value_weighted_first_position_share": 0.3},
     "stripe": {"stripe": 0.31},
@@ -62,8 +67,37 @@ def test_every_kind_can_be_reached():
         head_verdict(MIXED, step=0).kind,
         kind(**CAUSES["sink (active)"] | {"value_weighted_first_position_share": 0.1}),
     }
+    reached |= {settled("dead?", effect).kind for effect in ("harmful", "no effect", "needed")}
     assert reached == KINDS.keys()
 
+
+def settled(found: str, effect: str) -> Verdict:
+    return with_evidence(Verdict(found, f"a {found}", "why"), effect, 0.0123, -0.0004, 0.025)
+
+
+@pytest.mark.parametrize(
+    ("found", "effect", "expected"),
+    [
+        ("dead?", "no effect", "dead"),
+        ("dead?", "needed", "quiet"),
+        ("dead?", "unclear", "dead?"),
+        ("dead?", "harmful", "harmful"),
+        ("mixed", "harmful", "harmful"),
+        ("mixed", "no effect", "mixed"),
+        ("stripe", "needed", "stripe"),
+        ("sink (no-op)", "no effect", "sink (no-op)"),
+    ],
+)
+def test_an_ablation_settles_what_attention_suggests(found, effect, expected):
+    verdict = settled(found, effect)
+    assert verdict.kind == expected
+    assert "why" in verdict.reason
+    assert "+0.0123 nats per token (-0.0004 to +0.0250)" in verdict.reason
+
+
+def test_a_verdict_that_stays_keeps_its_label():
+    assert settled("stripe", "needed").label == "a stripe"
+    assert settled("dead?", "no effect").label == "dead"
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
@@ -128,7 +162,7 @@ def test_the_calibration_pair_of_runs():
 def test_a_stripe_names_its_place():
     stripe = MIXED | {"stripe": 0.5, "stripe_position": 17.0}
     assert head_verdict(stripe).label == "stripe at position 17"
-    named = head_verdict(stripe, stripe_token="␣the")
+    named = head_verdict(stripe, stripe_place="'␣the'")
     assert (named.kind, named.label) == ("stripe", "stripe at '␣the'")
     assert "0.50" in named.reason
     assert "position 17" in named.reason
@@ -163,6 +197,11 @@ def test_a_summary_names_the_three_worst_first():
         "worth a look: layer 1 head 1 is broken (why broken); layer 0 head 1 is dead? (why dead?); "
         "layer 0 head 0 is stripe (why stripe); and 1 more."
     )
+
+
+def test_heads_of_a_layer_that_are_alike_are_named_together():
+    rows = [[verdict("mixed")] * 2, [verdict("dead?"), verdict("mixed"), verdict("dead?"), verdict("dead?")]]
+    assert summarise(rows).endswith("worth a look: layer 1 heads 0, 2 and 3 are dead? (why dead?).")
 
 
 def test_a_summary_of_one_layer():
