@@ -34,6 +34,7 @@ from gpt_lightning.cli_errors import clear_errors, usage_error
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import vocabulary_size
 from gpt_lightning.errors import UserError
+from gpt_lightning.interpret.alarms import what_is_wrong
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
 
@@ -119,7 +120,7 @@ class GPTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs):
         """Add the logger of this run, unless the user chose one, and the callbacks that every run has."""
         config = self._get(self.config_init, "trainer")
-        extra = [callbacks.Throughput(), callbacks.BestCheckpoint()]
+        extra = [callbacks.Throughput(), callbacks.HyperParameters(), callbacks.BestCheckpoint()]
         if config.max_time is not None:
             extra.append(callbacks.TimeLimit(config.max_time))
             kwargs["max_time"] = None
@@ -166,9 +167,13 @@ class GPTCLI(LightningCLI):
         samples = self._get(self.config_init, "text_samples")
         text = callbacks.sample(self.model.model, self.datamodule.encoding, samples.prompt, 200, samples.temperature)
         reason = " by the time limit" if self.out_of_time() else ""
+        scan = next(callback for callback in self.trainer.callbacks if isinstance(callback, callbacks.DepthScan))
+        if scan.stopped_by is not None:
+            reason = " by an alarm of the depth scan"
         say(
             f"\nA sample:\n{text.strip()}\n\n"
-            f"Stopped{reason} after {self.trainer.global_step:,} optimiser steps.\n"
+            + ("" if scan.result is None else f"Depth scan: {what_is_wrong(scan.result.step, scan.result.alarms)}\n")
+            + f"Stopped{reason} after {self.trainer.global_step:,} optimiser steps.\n"
             f"The run lies in   {self.run_dir}\n"
             f"Look at it with   tensorboard --logdir {self.run_dir.parent.parent}\n"
             f"Analyse it with   python analyze.py --checkpoint {self.run_dir / runs.LAST}\n"

@@ -3,6 +3,7 @@
 from callbacks.attention_heatmaps import AttentionHeatmaps
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from callbacks.depth_scan import DepthScan
+from callbacks.hparams import HyperParameters
 from callbacks.progress import StepProgressBar
 from callbacks.text_samples import TextSamples, sample
 from callbacks.throughput import Throughput
@@ -12,6 +13,7 @@ __all__ = [
     "AttentionHeatmaps",
     "BestCheckpoint",
     "DepthScan",
+    "HyperParameters",
     "LastCheckpoint",
     "StepProgressBar",
     "TextSamples",

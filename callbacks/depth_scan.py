@@ -1,71 +1,139 @@
-"""The depth scan at validation: what every layer and head does, to TensorBoard, as scalars, pictures and a table."""
+"""The depth scan at validation: what every layer and head does, to TensorBoard, and what follows from an alarm."""
+
+from pathlib import Path
+from typing import Literal
 
 import lightning as L
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
-from callbacks.when import TensorBoardCallback
+from callbacks.when import ValidationCallback, tensorboard
 from gpt_lightning.errors import UserError
+from gpt_lightning.interpret.alarms import Alarm, what_is_wrong
 from gpt_lightning.interpret.figures import TITLES, entropy_over_time, figure_to_array, head_matrix
 from gpt_lightning.interpret.labels import token_label
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.interpret.tables import verdict_table, worst_of
 
+LAYOUT = {  # TensorBoard's Custom Scalars: the curves that belong together in one chart
+    "Training": {
+        "loss (nats per token)": ["Multiline", ["train/loss", "val/loss"]],
+        "alarms": ["Multiline", ["depth_scan/alarms", "depth_scan/suspicions"]],
+    },
+    "Depth scan: every layer": {
+        name: ["Multiline", [rf"depth_scan/{name}/layer_\d+"]]
+        for name in ("normalized_entropy", "stripe", "first_position_mass", "max_logit", "effective_rank")
+    }
+    | {
+        name: ["Multiline", [rf"depth_scan/{name}/layer_\d+"]]
+        for name in ("induction", "previous_token", "residual_norm", "block_influence")
+    },
+    "Depth scan: worst head": {
+        name: ["Multiline", [f"depth_scan/{name}/worst"]]
+        for name in ("normalized_entropy", "stripe", "max_logit", "output_norm_relative_to_residual")
+    },
+}
 
-class DepthScan(TensorBoardCallback):
+
+class DepthScan(ValidationCallback):
     """Scan a few fixed validation sequences and write to TensorBoard `depth_scan/<metric>/layer_LL` (mean over heads)
-    and `/worst` as scalars, `depth_scan/<metric>` (layer × head) and `depth_scan/entropy_over_time` as images, and
-    `depth_scan/verdicts` as text.
+    and `/worst` as scalars, `depth_scan/<metric>` (layer × head) as images and histograms,
+    `depth_scan/entropy_over_time` as an image, `depth_scan/verdicts` as text, and the number of alarms.
 
     It hooks into the network only while it scans; training steps cost the same with it as without.
 
     Args:
         n_sequences: Validation sequences to scan, always the same ones.
         every_n_validations: Scan at every n-th validation; 0 never.
+        on_alarm: When a layer's alarm is confirmed by a second scan: "warn" prints it, "checkpoint" also keeps the
+            state in checkpoints/alarm-step=N.ckpt, "stop" also ends training.
     """
 
-    def __init__(self, n_sequences: int = 8, every_n_validations: int = 1) -> None:
+    def __init__(
+        self,
+        n_sequences: int = 8,
+        every_n_validations: int = 1,
+        on_alarm: Literal["warn", "checkpoint", "stop"] = "warn",
+    ) -> None:
         if n_sequences < 1:
             raise UserError(f"depth_scan.n_sequences is {n_sequences} but must be at least 1.")
+        if on_alarm not in ("warn", "checkpoint", "stop"):
+            raise UserError(f"depth_scan.on_alarm is {on_alarm!r} but must be warn, checkpoint or stop.")
         super().__init__(every_n_validations)
-        self.n_sequences = n_sequences
-        self.steps: list[int] = []
-        self.entropies: list[list[float]] = []  # normalised entropy, a row of layers for each of `steps`
+        self.n_sequences, self.on_alarm = n_sequences, on_alarm
+        self.history: list[dict] = []  # DepthScanResult.record of every scan so far
+        self.result: DepthScanResult | None = None  # the last scan
+        self.stopped_by: str | None = None  # the alarm that ended training
+        self._announced: list[list] = []  # [kind, layer] of the alarms that were spoken of and still hold
+        self._new_alarms: list[Alarm] = []
 
-    def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Scan the network as it is now and write everything."""
+    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
+        """Scan the network as it is now, keep what later scans need of it, and write everything."""
         data = trainer.datamodule
-        tokens = data.validation_sequences(self.n_sequences)
-        steps_taken = trainer.global_step
-        result = depth_scan(pl_module.model, tokens, steps_taken, lambda token: token_label(data.encoding, token))
-        self.steps.append(steps_taken)
-        self.entropies.append(result.heads["normalized_entropy"].mean(1).tolist())
-        self.write_scalars(trainer, result, step)
-        self.write_pictures(trainer, result, step)
-        trainer.logger.experiment.add_text("depth_scan/verdicts", verdict_table(result), step)
+        self.result = depth_scan(
+            pl_module.model,
+            data.validation_sequences(self.n_sequences),
+            trainer.global_step,
+            lambda token: token_label(data.encoding, token),
+            history=self.history,
+        )
+        self.history.append(self.result.record())
+        confirmed = [alarm for alarm in self.result.alarms if alarm.confirmed]
+        self._new_alarms = [alarm for alarm in confirmed if [alarm.kind, alarm.layer] not in self._announced]
+        self._announced = [[alarm.kind, alarm.layer] for alarm in confirmed]
+        writer = tensorboard(trainer)
+        if writer is not None:
+            write_scalars(writer, self.result, step)
+            write_pictures(writer, self.result, self.history, step)
+            writer.add_text("depth_scan/verdicts", verdict_table(self.result), step)
+            if len(self.history) == 1:
+                writer.add_custom_scalars(LAYOUT)
 
-    def write_scalars(self, trainer: L.Trainer, result: DepthScanResult, step: int) -> None:
-        """One curve per layer and one for the worst head."""
-        writer = trainer.logger.experiment
-        layer_values = {name: result.heads[name].mean(1) for name in TITLES} | result.layers
-        for name, values in layer_values.items():
-            for layer, value in enumerate(values.tolist()):
-                writer.add_scalar(f"depth_scan/{name}/layer_{layer:02d}", value, step)
-            writer.add_scalar(f"depth_scan/{name}/worst", worst_of(result, name), step)
-
-    def write_pictures(self, trainer: L.Trainer, result: DepthScanResult, step: int) -> None:
-        """A matrix per metric, and how the layers' entropy has gone so far."""
-        writer = trainer.logger.experiment
-        for name in TITLES:
-            writer.add_image(f"depth_scan/{name}", figure_to_array(head_matrix(result, name)), step)
-        history = entropy_over_time(self.steps, torch.tensor(self.entropies))
-        writer.add_image("depth_scan/entropy_over_time", figure_to_array(history), step)
+    def act(self, trainer: L.Trainer) -> None:
+        """Say what is newly wrong; save or stop if asked to, on every rank at once."""
+        alarms = trainer.strategy.broadcast(self._new_alarms)
+        if not alarms:
+            return
+        sentence = what_is_wrong(trainer.global_step, alarms)
+        trainer.print(f"step {trainer.global_step:>6,}  ALARM  {sentence}")
+        if self.on_alarm in ("checkpoint", "stop"):
+            directory = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+            trainer.save_checkpoint(directory / f"alarm-step={trainer.global_step}.ckpt")
+        if self.on_alarm == "stop":
+            self.stopped_by = sentence
+            trainer.should_stop = True
 
     def state_dict(self) -> dict:
-        """The history of the entropy picture, so that a resumed run goes on drawing it."""
-        return super().state_dict() | {"steps": self.steps, "entropies": self.entropies}
+        """What the scans so far have found, so that a resumed run goes on from it and analyze.py can look back."""
+        return super().state_dict() | {"history": self.history, "announced": self._announced}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """The opposite."""
         super().load_state_dict(state_dict)
-        self.steps, self.entropies = state_dict["steps"], state_dict["entropies"]
+        self.history, self._announced = state_dict["history"], state_dict["announced"]
+
+
+def write_scalars(writer: SummaryWriter, result: DepthScanResult, step: int) -> None:
+    """For each metric a curve per layer, one for the worst head, and a histogram over all heads; and the alarms."""
+    layer_values = {name: result.heads[name].mean(1) for name in TITLES} | result.layers
+    for name, values in layer_values.items():
+        for layer, value in enumerate(values.tolist()):
+            writer.add_scalar(f"depth_scan/{name}/layer_{layer:02d}", value, step)
+        writer.add_scalar(f"depth_scan/{name}/worst", worst_of(result, name), step)
+    for name in TITLES:
+        finite = result.heads[name][result.heads[name].isfinite()]
+        if len(finite):
+            writer.add_histogram(f"depth_scan/{name}", finite, step)
+    confirmed = sum(alarm.confirmed for alarm in result.alarms)
+    writer.add_scalar("depth_scan/alarms", confirmed, step)
+    writer.add_scalar("depth_scan/suspicions", len(result.alarms) - confirmed, step)
+
+
+def write_pictures(writer: SummaryWriter, result: DepthScanResult, history: list[dict], step: int) -> None:
+    """A matrix per metric, and how the layers' entropy has gone so far."""
+    for name in TITLES:
+        writer.add_image(f"depth_scan/{name}", figure_to_array(head_matrix(result, name)), step)
+    steps = [scan["step"] for scan in history]
+    entropies = torch.tensor([[layer["normalized_entropy"] for layer in scan["layers"]] for scan in history])
+    writer.add_image("depth_scan/entropy_over_time", figure_to_array(entropy_over_time(steps, entropies)), step)

@@ -1,17 +1,18 @@
-"""When a callback looks, in one place: at real validations during fit, on rank zero, with TensorBoard to write to."""
+"""When a callback looks, in one place: at real validations during fit, on rank zero."""
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.tensorboard import SummaryWriter
 
 from gpt_lightning.errors import UserError
 
 
-class TensorBoardCallback(L.Callback):
-    """Base of the callbacks that write to TensorBoard at validation: calls `write` when it is time.
+class ValidationCallback(L.Callback):
+    """Base of the callbacks that look at the network at validation: calls `look`, then `act`, when it is time.
 
     Args:
-        every_n_validations: Write at every n-th validation; 0 never.
+        every_n_validations: Look at every n-th validation; 0 never.
     """
 
     def __init__(self, every_n_validations: int = 1) -> None:
@@ -22,7 +23,7 @@ class TensorBoardCallback(L.Callback):
         self._last_step = -1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count real validations and write at every n-th."""
+        """Count real validations and look at every n-th."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or not self.every_n_validations:
             return
         # Lightning's x-axis, so that these curves line up with val/loss and a resume keeps or drops them with it.
@@ -31,14 +32,18 @@ class TensorBoardCallback(L.Callback):
             return  # a run that is stopped inside an accumulation window may validate the same weights twice
         self._last_step = step
         self._validations += 1
-        due = self._validations % self.every_n_validations == 0
-        if due and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            self.write(trainer, pl_module, step)
+        if self._validations % self.every_n_validations == 0:
+            if trainer.is_global_zero:
+                self.look(trainer, pl_module, step)
+            self.act(trainer)
 
-    def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Compute and write what this callback is for; `step` is TensorBoard's: the number of the last optimiser step,
-        counted from 0."""
+    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
+        """Compute and write what this callback is for, on rank zero alone: nothing here may wait for another rank.
+        `step` is TensorBoard's: the number of the last optimiser step, counted from 0."""
         raise NotImplementedError
+
+    def act(self, trainer: L.Trainer) -> None:
+        """What follows from the look, on every rank."""
 
     def state_dict(self) -> dict:
         """How many validations there were, so that a resumed run keeps the rhythm."""
@@ -47,3 +52,21 @@ class TensorBoardCallback(L.Callback):
     def load_state_dict(self, state_dict: dict) -> None:
         """The opposite."""
         self._validations = state_dict["validations"]
+
+
+class TensorBoardCallback(ValidationCallback):
+    """Base of those that have nothing to do without TensorBoard: calls `write`."""
+
+    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
+        """Write, if there is where to."""
+        if tensorboard(trainer) is not None:
+            self.write(trainer, pl_module, step)
+
+    def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
+        """As `look`, with `trainer.logger.experiment` a TensorBoard writer."""
+        raise NotImplementedError
+
+
+def tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
+    """TensorBoard's writer, if the run has one."""
+    return trainer.logger.experiment if isinstance(trainer.logger, TensorBoardLogger) else None

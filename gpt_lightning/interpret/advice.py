@@ -129,6 +129,11 @@ ALARMS = {
         "Fewer layers would do the same for less; or a lower --model.learning_rate or --model.weight_decay from the "
         "start.",
     ),
+    "dead heads": AlarmKind(
+        "has dead heads: they add next to nothing",
+        "Ablate them to be sure (analyze.py does). More --model.warmup_steps or a lower --model.learning_rate keeps "
+        "heads alive; fewer heads would do the same for less.",
+    ),
     "lazy layer": AlarmKind(
         "is lazy: nearly all its heads rest on one token each, and the loss is the same without them",
         "Its attention is not used: fewer layers, or an output gate that gives heads another way to rest.",

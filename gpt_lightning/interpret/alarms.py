@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt_lightning.interpret.advice import ALARMS
-from gpt_lightning.interpret.verdicts import listed
+from gpt_lightning.interpret.verdicts import DEAD_RELATIVE_TO_RESIDUAL, listed
 
 PERSISTENCE = 2  # scans in a row
 COLLAPSED_ENTROPY = 0.15  # of uniform attention: median over heads of each head's median row
@@ -145,6 +145,10 @@ def _dead_layer(s: Series) -> list[bool]:
     return [influence < NO_INFLUENCE for influence in s["block_influence"]]
 
 
+def _dead_heads(s: Series) -> list[bool]:
+    return [bool(heads) for heads in s["dead_heads"]]
+
+
 def _lazy_layer(s: Series) -> list[bool]:
     return [share >= LAZY_SHARE for share in s["one_column_share"]]
 
@@ -164,12 +168,20 @@ RULES: dict[str, tuple[Callable[[Series], list[bool]], Callable[[Mapping], str]]
         _dead_attention,
         lambda r: f"the largest head output is {r['largest_output']:.0e} of the residual stream",
     ),
+    "dead heads": (
+        _dead_heads,
+        lambda r: f"{_heads(r['dead_heads'])} under {DEAD_RELATIVE_TO_RESIDUAL} of the residual stream",
+    ),
     "rank collapse": (_rank_collapse, lambda r: f"effective rank {r['effective_rank']:.1f}, under half of its maximum"),
     "lazy layer": (
         _lazy_layer,
         lambda r: f"{r['one_column_share']:.0%} of its heads put over {ONE_COLUMN:.0%} of their mass on one token",
     ),
 }
+
+
+def _heads(numbers: Sequence[int]) -> str:
+    return f"head{'s' * (len(numbers) > 1)} {listed([str(number) for number in numbers])}:"
 
 
 def _trailing(holds: Sequence[bool]) -> int:
@@ -179,5 +191,6 @@ def _trailing(holds: Sequence[bool]) -> int:
 
 def _without_consequences(alarms: list[Alarm]) -> list[Alarm]:
     """A dead layer's attention is dead too, and says nothing more."""
-    dead = {alarm.layer for alarm in alarms if alarm.kind == "dead layer"}
-    return [alarm for alarm in alarms if not (alarm.kind == "dead attention" and alarm.layer in dead)]
+    implied = {"dead layer": ("dead attention", "dead heads"), "dead attention": ("dead heads",)}
+    known = {(kind, alarm.layer) for alarm in alarms for kind in implied.get(alarm.kind, ())}
+    return [alarm for alarm in alarms if (alarm.kind, alarm.layer) not in known]

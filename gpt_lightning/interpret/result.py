@@ -20,7 +20,14 @@ from gpt_lightning.interpret.alarms import (
     health,
     what_is_wrong,
 )
-from gpt_lightning.interpret.verdicts import COPYING, DEAD_RELATIVE_TO_RESIDUAL, SINK, Verdict, summarise
+from gpt_lightning.interpret.verdicts import (
+    COPYING,
+    DEAD_RELATIVE_TO_LAYER,
+    DEAD_RELATIVE_TO_RESIDUAL,
+    SINK,
+    Verdict,
+    summarise,
+)
 
 SHARE = "share (0 to 1)"
 HEAD_UNITS = {
@@ -108,11 +115,15 @@ class DepthScanResult:
         copying_H = h["induction"].fmax(h["duplicate_token"]).fmax(h["previous_token"]) >= COPYING
         explained_H = copying_H | (h["first_position_mass"] > SINK)
         striped_H = (h["stripe"] > SHARP_STRIPE) & (h["max_logit"] > SHARP_LOGIT)
+        silent_H = output_H < DEAD_RELATIVE_TO_RESIDUAL
+        # Beside louder heads, and not at rest on a sink: those have little to add by design.
+        dead_H = silent_H & (h["output_norm_relative_to_layer"] < DEAD_RELATIVE_TO_LAYER) & ~explained_H
         sharp_H = (h["normalized_entropy"] < SHARP_ENTROPY) & striped_H & ~explained_H
         return {
             "heads": len(column_H),
             "broken_heads": sum(verdict.kind == "broken" for verdict in self.verdicts[layer]),
-            "silent_heads": int((output_H < DEAD_RELATIVE_TO_RESIDUAL).sum()),
+            "silent_heads": int(silent_H.sum()),
+            "dead_heads": dead_H.nonzero().flatten().tolist(),
             "sharp_heads": int(sharp_H.sum()),
             "largest_output": float(output_H.max()),
             "normalized_entropy": float(h["normalized_entropy"].nanquantile(0.5)),

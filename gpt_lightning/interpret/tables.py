@@ -17,6 +17,7 @@ WORST_IS_LOWEST = {
     "output_norm_relative_to_residual",
     "block_influence",
     "block_influence_centred",
+    "effective_rank",
 }
 
 

@@ -60,10 +60,10 @@ def test_never_means_never(tiny_config, corpus_file, tmp_path):
 
 def test_a_resumed_scan_goes_on_with_its_history():
     scan = callbacks.DepthScan()
-    scan.steps, scan.entropies, scan._validations = [5, 10], [[1.0, 0.9], [0.8, 0.7]], 2
+    scan.history, scan._announced, scan._validations = [{"step": 5}, {"step": 10}], [["dead layer", 1]], 2
     resumed = callbacks.DepthScan()
     resumed.load_state_dict(scan.state_dict())
-    assert (resumed.steps, resumed.entropies, resumed._validations) == (scan.steps, scan.entropies, 2)
+    assert (resumed.history, resumed._announced, resumed._validations) == (scan.history, [["dead layer", 1]], 2)
 
 
 def test_the_scan_leaves_no_figure_behind(tiny_config, corpus_file, tmp_path):

@@ -12,6 +12,7 @@ HEALTHY = {
     "heads": 4,
     "broken_heads": 0,
     "silent_heads": 0,
+    "dead_heads": [],
     "sharp_heads": 0,
     "largest_output": 0.2,
     "normalized_entropy": 0.8,
@@ -29,6 +30,7 @@ CAUSES = {
     "entropy collapse": COLLAPSED,
     "dead layer": {"block_influence": 9e-5},
     "dead attention": {"silent_heads": 4},
+    "dead heads": {"dead_heads": [2]},
     "lazy layer": {"one_column_share": 0.75},
 }
 
@@ -142,7 +144,13 @@ def test_an_alarm_names_its_layer_its_reason_and_since_when():
 
 
 def test_a_dead_layer_is_not_blamed_for_its_attention_too():
-    assert labels(CAUSES["dead layer"] | CAUSES["dead attention"]) == ["dead layer?"]
+    assert labels(CAUSES["dead layer"] | CAUSES["dead attention"] | CAUSES["dead heads"]) == ["dead layer?"]
+    assert labels(CAUSES["dead attention"] | CAUSES["dead heads"]) == ["dead attention?"]
+
+
+def test_dead_heads_are_numbered():
+    reason = layer_alarms(scans({"dead_heads": [2, 5]}))[0].reason
+    assert reason == "heads 2 and 5: under 0.001 of the residual stream"
 
 
 def test_the_most_serious_alarm_comes_first():
@@ -163,7 +171,9 @@ def alarm(kind: str, layer: int, confirmed: bool = True) -> Alarm:
 
 def test_what_is_wrong_is_one_thing_and_what_to_try():
     sentence = what_is_wrong(150, [alarm("dead layer", 3)])
-    assert sentence.startswith("Layer 3 is dead: it passes the residual stream on unchanged (why), since step 100. Try: ")
+    assert sentence.startswith(
+        "Layer 3 is dead: it passes the residual stream on unchanged (why), since step 100. Try: "
+    )
     assert ALARMS["dead layer"].advice in sentence
     assert "Also" not in sentence
 

@@ -103,7 +103,8 @@ def test_a_record_holds_what_alarms_look_at(scanned):
         "max_logit": [70.0, 80.0, 20.0, 20.0, 20.0],
         "first_position_mass": [0.1, 0.92, 0.1, 0.1, 0.1],
         "induction": [0.1, 0.1, 0.5, 0.1, 0.1],
-        "output_norm_relative_to_residual": [0.5, 1e-4, 0.2, 0.1, 9e-4],
+        "output_norm_relative_to_residual": [0.5, 1e-4, 0.2, 9e-4, 9e-4],
+        "output_norm_relative_to_layer": [1.0, 0.05, 1.0, 0.05, 0.5],
     }
     for name, values in metrics.items():
         scanned.heads[name][1] = torch.tensor(values)
@@ -111,7 +112,8 @@ def test_a_record_holds_what_alarms_look_at(scanned):
     found = scanned.record()
     assert found["step"] == 300
     layer = found["layers"][1]
-    assert (layer["heads"], layer["sharp_heads"], layer["silent_heads"], layer["broken_heads"]) == (5, 1, 2, 0)
+    assert (layer["heads"], layer["sharp_heads"], layer["silent_heads"], layer["broken_heads"]) == (5, 1, 3, 0)
+    assert layer["dead_heads"] == [3]  # 1 rests on a sink, and 4 is no quieter than the others
     assert layer["normalized_entropy"] == pytest.approx(0.2)
     assert (layer["max_logit"], layer["stripe_at"]) == (80, "'e'")
     assert (layer["stripe"], layer["largest_output"]) == (pytest.approx(0.95), 0.5)

@@ -1,0 +1,155 @@
+"""Are the depth scan's verdicts right? Trains healthy and sick runs; compares what was done with what the scan says.
+
+    python -m benchmarks.calibration train --corpus shakespeare --seeds 3 --output runs/calibration
+    python -m benchmarks.calibration table runs/calibration
+
+`train` writes one JSON file of scans for every run, and skips those that exist; `table` judges them anew, without
+training, and prints the confusion table of docs/calibration.md.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import warnings
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import gpt_lightning  # noqa: F401  first: it settles OpenMP's threads before torch is imported
+
+# isort: split
+import lightning as L
+import torch
+from tqdm import tqdm
+
+from gpt_lightning.data.datamodule import TextDataModule
+from gpt_lightning.files import whole_file
+from gpt_lightning.interpret.scan import depth_scan
+from gpt_lightning.model import GPTConfig
+from gpt_lightning.module import GPTModule
+
+STEPS, EVERY = 300, 25  # optimiser steps, and from scan to scan
+SICKENED_AT = 100  # the step at which a head or layer is zeroed
+HEALTHY = {"learning_rate": 1e-3, "warmup_steps": 20, "clip": 1.0, "gpt": {}, "sicken": None}
+CONDITIONS = {
+    "healthy": {},
+    "healthy, RoPE": {"gpt": {"position": "rope"}},
+    "healthy, lr 3e-3": {"learning_rate": 3e-3},
+    "learning rate 3e-2, no clipping": {"learning_rate": 3e-2, "clip": None},
+    "large logits, no warm-up": {"learning_rate": 3e-3, "warmup_steps": 0, "sicken": "large logits"},
+    "head zeroed": {"sicken": "zero head"},
+    "attention of a layer zeroed": {"sicken": "zero attention"},
+    "layer zeroed": {"sicken": "zero layer"},
+}
+ZEROED_LAYER, ZEROED_HEAD = 1, 2
+
+
+class Sicken(L.Callback):
+    """Do to a run what its condition says."""
+
+    def __init__(self, what: str | None) -> None:
+        self.what = what
+
+    @torch.no_grad()
+    def on_fit_start(self, trainer: L.Trainer, pl_module: GPTModule) -> None:
+        """Queries and keys eight times larger: logits 64 times."""
+        if self.what == "large logits":
+            C = pl_module.model.config.d_model
+            for block in pl_module.model.blocks:
+                block.attention.qkv.weight[: 2 * C].mul_(8)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: GPTModule, *args: object) -> None:
+        """From a step on keep weights at zero; once is not enough, the optimiser's momentum would move them."""
+        if self.what is None or not self.what.startswith("zero") or trainer.global_step < SICKENED_AT:
+            return
+        block, config = pl_module.model.blocks[ZEROED_LAYER], pl_module.model.config
+        if self.what == "zero head":
+            D = config.d_model // config.n_head
+            head = slice(ZEROED_HEAD * D, (ZEROED_HEAD + 1) * D)
+            block.attention.output.weight[:, head].zero_()
+        else:
+            for part in [block.attention.output] + ([block.mlp.down] if self.what == "zero layer" else []):
+                part.weight.zero_()
+                part.bias.zero_()
+
+
+class Record(L.Callback):
+    """Keep the validation loss and the scan of every validation."""
+
+    def __init__(self) -> None:
+        self.scans: list[dict] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: GPTModule) -> None:
+        """Scan, as the DepthScan callback does."""
+        result = depth_scan(pl_module.model, trainer.datamodule.validation_sequences(8), trainer.global_step)
+        self.scans.append(result.to_json() | {"val_loss": float(trainer.callback_metrics["val/loss"])})
+
+
+def run(corpus: str, tokenizer: str, data_dir: str, condition: str, seed: int, steps: int) -> list[dict]:
+    """Train one run; returns its scans."""
+    options = HEALTHY | CONDITIONS[condition]
+    L.seed_everything(seed, verbose=False)
+    data = TextDataModule(corpus, tokenizer, batch_size=8, context_length=128, data_dir=data_dir, seed=seed)
+    data.prepare_data()
+    data.setup()
+    sizes = {"n_layer": 4, "n_head": 4, "d_model": 128, "context_length": 128}
+    gpt = GPTConfig(**sizes | {"vocab_size": data.encoding.n_vocab} | options["gpt"])
+    module = GPTModule(gpt, learning_rate=options["learning_rate"], warmup_steps=options["warmup_steps"])
+    module.stop_if_not_finite = lambda *args: None  # a run that has diverged is scanned too
+    record = Record()
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = L.Trainer(
+            accelerator="cpu",
+            default_root_dir=directory,
+            max_steps=steps,
+            gradient_clip_val=options["clip"],
+            val_check_interval=EVERY,
+            check_val_every_n_epoch=None,
+            limit_val_batches=8,
+            num_sanity_val_steps=0,
+            callbacks=[Sicken(options["sicken"]), record],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, data)
+    return record.scans
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train what is not there yet."""
+    conditions = [name for name in CONDITIONS if not args.only or name in args.only]
+    wanted = [(condition, seed) for seed in range(args.seeds) for condition in conditions]
+    for condition, seed in tqdm(wanted, desc=f"{args.corpus}, {args.tokenizer}", unit="run"):
+        name = f"{Path(args.corpus).stem}-{args.tokenizer}-{condition}-{seed}.json".replace(" ", "_").replace(",", "")
+        if (args.output / name).exists():
+            continue
+        scans = run(args.corpus, args.tokenizer, args.data_dir, condition, seed, args.steps)
+        about = {"corpus": Path(args.corpus).stem, "tokenizer": args.tokenizer, "condition": condition, "seed": seed}
+        with whole_file(args.output / name) as file:
+            file.write(json.dumps(about | {"scans": scans}).encode())
+
+
+def main() -> None:
+    """Parse and do."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    training = commands.add_parser("train")
+    training.add_argument("--corpus", default="pydoc")
+    training.add_argument("--tokenizer", default="bytes")
+    training.add_argument("--data_dir", default="data")
+    training.add_argument("--seeds", type=int, default=3)
+    training.add_argument("--steps", type=int, default=STEPS)
+    training.add_argument("--only", nargs="*", help="conditions to train (default: all)")
+    training.add_argument("--output", type=Path, default=Path("runs/calibration"))
+    training.set_defaults(do=train)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    args = parser.parse_args()
+    args.do(args)
+
+
+if __name__ == "__main__":
+    main()
