@@ -151,13 +151,14 @@ class DepthScanResult:
                 {
                     "layer": layer,
                     "verdict": self.layer_verdict(layer),
-                    **{name: _plain(name, values_L[layer]) for name, values_L in self.layers.items()},
+                    **{name: _metric(name, values_L[layer]) for name, values_L in self.layers.items()},
                     "heads": [
                         {
                             "head": head,
-                            **{name: _plain(name, values_LH[layer, head]) for name, values_LH in self.heads.items()},
+                            **{name: _metric(name, values_LH[layer, head]) for name, values_LH in self.heads.items()},
                             "verdict": verdict.label,
                             "reason": verdict.reason,
+                            "evidence": verdict.evidence,
                         }
                         for head, verdict in enumerate(verdicts)
                     ],
@@ -167,8 +168,11 @@ class DepthScanResult:
         }
 
 
-def _plain(name: str, value: Tensor) -> float | int | None:
-    if not math.isfinite(value):
-        return None
-    # Seven digits are what float32 holds; more would print as noise.
-    return int(value) if name in ("stripe_position", "stripe_token") else float(f"{float(value):.7g}")
+def plain(value: float | Tensor) -> float | None:
+    """A number as JSON knows it: None for NaN and infinities, and seven digits, what float32 holds."""
+    return float(f"{float(value):.7g}") if math.isfinite(value) else None
+
+
+def _metric(name: str, value: Tensor) -> float | int | None:
+    number = plain(value)
+    return int(value) if number is not None and name in ("stripe_position", "stripe_token") else number

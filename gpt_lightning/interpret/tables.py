@@ -1,10 +1,12 @@
 """A depth scan as the lines that TensorBoard shows: a Markdown table of verdicts, and each metric's worst value."""
 
 import re
+from collections.abc import Iterable, Sequence
 from html import escape
 
+from gpt_lightning.interpret.advice import ALARMS, KINDS
 from gpt_lightning.interpret.result import DepthScanResult
-from gpt_lightning.interpret.verdicts import KINDS
+from gpt_lightning.interpret.verdicts import Verdict
 
 # Where small is what to worry about: entropy collapse, heads that add nothing, layers that change nothing.
 WORST_IS_LOWEST = {
@@ -31,14 +33,30 @@ def worst_of(result: DepthScanResult, metric: str) -> float:
 
 
 def verdict_table(result: DepthScanResult) -> str:
-    """Markdown: the summary, then a row for every head with its verdict, the reason in numbers, and what to try."""
-    rows = [
-        f"| {layer} | {head} | {_safe(verdict.label)} | {_safe(verdict.reason)} | {_safe(KINDS[verdict.kind].advice)} |"
+    """Markdown: the summary, a row for every alarm, then one for every head with its verdict, the reason in numbers,
+    and what to try."""
+    alarms = [
+        (alarm.layer, alarm.label, alarm.reason, f"step {alarm.since_step}", ALARMS[alarm.kind].advice)
+        for alarm in result.alarms
+    ]
+    heads = [
+        (layer, head, verdict.label, _why(verdict), KINDS[verdict.kind].advice)
         for layer, verdicts in enumerate(result.verdicts)
         for head, verdict in enumerate(verdicts)
     ]
-    header = "| layer | head | verdict | why | what to look at or try |\n|---|---|---|---|---|"
-    return "\n".join([_safe(result.summary), "", header, *rows])
+    tables = [_markdown(("layer", "head", "verdict", "why", "what to look at or try"), heads)]
+    if alarms:
+        tables.insert(0, _markdown(("layer", "alarm", "why", "since", "what to try"), alarms))
+    return "\n\n".join([_safe(result.summary), *tables])
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *([_safe(str(cell)) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _why(verdict: Verdict) -> str:
+    return "; ".join(filter(None, (verdict.reason, verdict.evidence)))
 
 
 def _safe(text: str) -> str:
@@ -50,7 +68,7 @@ def text_table(result: DepthScanResult) -> str:
     """For a terminal: a line per head, in aligned columns."""
     header = ("layer", "head", "verdict", "why")
     rows = [
-        (str(layer), str(head), verdict.label, verdict.reason)
+        (str(layer), str(head), verdict.label, _why(verdict))
         for layer, verdicts in enumerate(result.verdicts)
         for head, verdict in enumerate(verdicts)
     ]

@@ -7,7 +7,7 @@ useless or harmful, hence the question mark of "dead?", which `with_evidence` se
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpt_lightning.interpret.advice import KINDS
 
@@ -24,11 +24,19 @@ DIFFUSE = 0.95
 
 @dataclass(frozen=True)
 class Verdict:
-    """A key of KINDS, what to call this head (with the token a stripe is at), and why, in numbers."""
+    """One word on one head, and why.
+
+    Attributes:
+        kind: A key of advice.KINDS.
+        label: What to call this head; with the token a stripe is at.
+        reason: In numbers, from its attention and its output.
+        evidence: What an ablation measured; empty if there was none.
+    """
 
     kind: str
     label: str
     reason: str
+    evidence: str = ""
 
 
 def head_verdict(metrics: Mapping[str, float], step: int | None = None, stripe_place: str | None = None) -> Verdict:
@@ -84,13 +92,13 @@ def with_evidence(verdict: Verdict, effect: str, mean: float, low: float, high: 
         effect: "needed", "no effect", "harmful" or "unclear", from `ablation.effect`.
         mean, low, high: Change of the loss without the head, nats per token, and its 95 % confidence interval.
     """
-    measured = f"without it the loss changes by {mean:+.4f} nats per token ({low:+.4f} to {high:+.4f})"
-    reason = f"{verdict.reason}; {measured}"
+    evidence = f"without it the loss changes by {mean:+.4f} nats per token ({low:+.4f} to {high:+.4f})"
     if effect == "harmful":
-        return _verdict("harmful", f"{measured}; otherwise {verdict.label}: {verdict.reason}")
+        return Verdict("harmful", "harmful", f"otherwise {verdict.label}: {verdict.reason}", evidence)
     if verdict.kind == "dead?" and effect in ("no effect", "needed"):
-        return _verdict("dead" if effect == "no effect" else "quiet", reason)
-    return Verdict(verdict.kind, verdict.label, reason)
+        kind = "dead" if effect == "no effect" else "quiet"
+        return Verdict(kind, kind, verdict.reason, evidence)
+    return replace(verdict, evidence=evidence)
 
 
 def summarise(verdicts: Sequence[Sequence[Verdict]], first_layer: int = 0) -> str:
@@ -106,20 +114,22 @@ def summarise(verdicts: Sequence[Sequence[Verdict]], first_layer: int = 0) -> st
     groups: dict[tuple[int, str], list[tuple[int, Verdict]]] = {}
     for layer, head, v in heads:
         if KINDS[v.kind].stands_out:
-            groups.setdefault((layer, v.label), []).append((head, v))
+            groups.setdefault((layer, v.kind), []).append((head, v))
     # KINDS lists the worst first.
     standing_out = sorted(groups.items(), key=lambda group: list(KINDS).index(group[1][0][1].kind))
-    named = [_named(layer, label, members) for (layer, label), members in standing_out[:3]]
+    named = [_named(layer, members) for (layer, _), members in standing_out[:3]]
     more = sum(len(members) for _, members in standing_out[3:])
     what = f"worth a look: {'; '.join(named + [f'and {more} more'] * bool(more))}" if named else "nothing stands out"
     return f"{len(heads)} {noun} in {layers}: {kinds}; {what}."
 
 
-def _named(layer: int, label: str, members: list[tuple[int, Verdict]]) -> str:
-    """Heads of one layer that have the same label, with the reason of the first."""
+def _named(layer: int, members: list[tuple[int, Verdict]]) -> str:
+    """Heads of one layer and kind, with the reason of the first."""
+    head, first = members[0]
+    if len(members) == 1:
+        return f"layer {layer} head {head} is {first.label} ({first.reason})"
     numbers = listed([str(head) for head, _ in members])
-    which = f"head {numbers} is" if len(members) == 1 else f"heads {numbers} are"
-    return f"layer {layer} {which} {label} ({members[0][1].reason})"
+    return f"layer {layer} heads {numbers} are {first.kind} (head {head}: {first.reason})"
 
 
 def listed(words: Sequence[str]) -> str:

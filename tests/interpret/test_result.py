@@ -33,7 +33,7 @@ def test_json_has_every_metric_with_its_unit(scanned):
         assert layer["verdict"] == "healthy"
         assert [head["head"] for head in layer["heads"]] == list(range(5))
         for j, head in enumerate(layer["heads"]):
-            assert head.keys() == HEAD_UNITS.keys() | {"head", "verdict", "reason"}
+            assert head.keys() == HEAD_UNITS.keys() | {"head", "verdict", "reason", "evidence"}
             assert (head["verdict"], head["reason"]) == (scanned.verdicts[i][j].label, "why")
             for name in HEAD_UNITS:
                 assert head[name] == pytest.approx(scanned.heads[name][i, j].item(), rel=1e-6)

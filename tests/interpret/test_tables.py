@@ -7,9 +7,11 @@ import pytest
 import torch
 from tensorboard.plugin_util import markdown_to_safe_html
 
+from gpt_lightning.interpret.advice import ALARMS, KINDS
+from gpt_lightning.interpret.alarms import Alarm
 from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS
 from gpt_lightning.interpret.tables import text_table, verdict_table, worst_of
-from gpt_lightning.interpret.verdicts import KINDS, Verdict
+from gpt_lightning.interpret.verdicts import Verdict
 
 
 def html_rows(markdown: str) -> list[list[str]]:
@@ -28,16 +30,30 @@ def html_rows(markdown: str) -> list[list[str]]:
 def test_the_verdict_table_in_tensorboard(scanned):
     rows = html_rows(verdict_table(scanned))
     assert rows[0] == ["layer", "head", "verdict", "why", "what to look at or try"]
-    assert len(rows) == 1 + 10
+    assert len(rows) == 1 + 15
     for i, (kind, row) in enumerate(zip(KINDS, rows[1:], strict=True)):
         assert row == [str(i // 5), str(i % 5), kind, "why", KINDS[kind].advice]
 
 
 def test_the_verdict_table_begins_with_the_summary(scanned):
-    assert verdict_table(scanned).startswith("10 heads in 2 layers: 1 broken, ")
+    assert verdict_table(scanned).startswith("Nothing is wrong: no layer raises an alarm. 15 heads in 3 layers: ")
     scanned.verdicts = [[Verdict("stripe", "stripe at '<b>|*x*'", "why")]]
     first_paragraph = re.search(r"<p>(.*?)</p>", markdown_to_safe_html(verdict_table(scanned)), re.DOTALL)[1]
     assert first_paragraph == scanned.summary.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def test_alarms_come_before_the_heads(scanned):
+    scanned.alarms = [Alarm("dead heads", 1, "head 2: under 0.001", scans=2, since_step=250, confirmed=True)]
+    rows = html_rows(verdict_table(scanned))
+    assert rows[0] == ["layer", "alarm", "why", "since", "what to try"]
+    assert rows[1] == ["1", "dead heads", "head 2: under 0.001", "step 250", ALARMS["dead heads"].advice]
+    assert rows[2] == ["layer", "head", "verdict", "why", "what to look at or try"]
+
+
+def test_what_an_ablation_measured_is_part_of_why(scanned):
+    scanned.verdicts[0][1] = Verdict("mixed", "mixed", "no rule matches", "without it nothing changes")
+    assert html_rows(verdict_table(scanned))[2][3] == "no rule matches; without it nothing changes"
+    assert text_table(scanned).splitlines()[2].endswith("no rule matches; without it nothing changes")
 
 
 @pytest.mark.parametrize(
@@ -73,9 +89,9 @@ def test_tokens_that_are_markdown_are_shown_as_they_are(scanned, token):
 
 def test_the_text_table_is_aligned(scanned):
     lines = text_table(scanned).splitlines()
-    assert len(lines) == 1 + 10
+    assert len(lines) == 1 + 15
     assert [line.split()[:2] for line in lines[1:]] == [
-        [str(layer), str(head)] for layer in (0, 1) for head in range(5)
+        [str(layer), str(head)] for layer in range(3) for head in range(5)
     ]
     assert len({line.index("why") for line in lines}) == 1
 

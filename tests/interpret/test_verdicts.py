@@ -92,7 +92,7 @@ def test_an_ablation_settles_what_attention_suggests(found, effect, expected):
     verdict = settled(found, effect)
     assert verdict.kind == expected
     assert "why" in verdict.reason
-    assert "+0.0123 nats per token (-0.0004 to +0.0250)" in verdict.reason
+    assert verdict.evidence == "without it the loss changes by +0.0123 nats per token (-0.0004 to +0.0250)"
 
 
 def test_a_verdict_that_stays_keeps_its_label():
@@ -201,7 +201,7 @@ def test_a_summary_names_the_three_worst_first():
 
 def test_heads_of_a_layer_that_are_alike_are_named_together():
     rows = [[verdict("mixed")] * 2, [verdict("dead?"), verdict("mixed"), verdict("dead?"), verdict("dead?")]]
-    assert summarise(rows).endswith("worth a look: layer 1 heads 0, 2 and 3 are dead? (why dead?).")
+    assert summarise(rows).endswith("worth a look: layer 1 heads 0, 2 and 3 are dead? (head 0: why dead?).")
 
 
 def test_a_summary_of_one_layer():
