@@ -21,15 +21,25 @@ def main() -> None:
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute (default: auto)"
     )
+    parser.add_argument("--compare", type=Path, metavar="OTHER", help="another checkpoint, to put beside this one")
+    parser.add_argument(
+        "--no-ablation", action="store_true", help="leave out ablation, which takes nearly all of the time"
+    )
     args = parser.parse_args()
 
     # Imported after parsing, so that --help and a mistyped option answer at once.
     from gpt_lightning.analysis import analyse
-    from gpt_lightning.interpret.tables import text_table
+    from gpt_lightning.interpret.tables import comparison_table, text_table
 
-    result, written = analyse(args.checkpoint, args.output, args.text, args.device)
-    print(text_table(result))
-    print(f"\n{result.summary}\n")
+    found, comparison, written = analyse(
+        args.checkpoint, args.output, args.text, args.device, args.compare, not args.no_ablation
+    )
+    print(text_table(found.scan))
+    if comparison is not None:
+        names = (str(args.checkpoint), comparison.name)
+        losses = (found.probes[0].cross_entropy, comparison.cross_entropy)
+        print("\n" + comparison_table((found.scan, comparison.scan), names, losses))
+    print(f"\n{found.scan.summary}\n")
     for path in written:
         print(path)
 

@@ -10,9 +10,11 @@ training, and prints the confusion table of docs/calibration.md.
 import argparse
 import json
 import logging
+import math
 import tempfile
 import warnings
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import gpt_lightning  # noqa: F401  first: it settles OpenMP's threads before torch is imported
@@ -24,17 +26,22 @@ from tqdm import tqdm
 
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.files import whole_file
+from gpt_lightning.interpret.advice import ALARMS
+from gpt_lightning.interpret.alarms import layer_alarms
+from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS, DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
+from gpt_lightning.interpret.verdicts import head_verdict
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
 
 STEPS, EVERY = 300, 25  # optimiser steps, and from scan to scan
 SICKENED_AT = 100  # the step at which a head or layer is zeroed
-HEALTHY = {"learning_rate": 1e-3, "warmup_steps": 20, "clip": 1.0, "gpt": {}, "sicken": None}
+HEALTHY = {"learning_rate": 1e-3, "warmup_steps": 20, "clip": 1.0, "gpt": {}, "sicken": None, "steps": 1}
 CONDITIONS = {
     "healthy": {},
     "healthy, RoPE": {"gpt": {"position": "rope"}},
     "healthy, lr 3e-3": {"learning_rate": 3e-3},
+    "healthy, five times as long": {"learning_rate": 2e-3, "steps": 5},
     "learning rate 3e-2, no clipping": {"learning_rate": 3e-2, "clip": None},
     "large logits, no warm-up": {"learning_rate": 3e-3, "warmup_steps": 0, "sicken": "large logits"},
     "head zeroed": {"sicken": "zero head"},
@@ -102,7 +109,7 @@ def run(corpus: str, tokenizer: str, data_dir: str, condition: str, seed: int, s
         trainer = L.Trainer(
             accelerator="cpu",
             default_root_dir=directory,
-            max_steps=steps,
+            max_steps=options["steps"] * steps,
             gradient_clip_val=options["clip"],
             val_check_interval=EVERY,
             check_val_every_n_epoch=None,
@@ -132,6 +139,112 @@ def train(args: argparse.Namespace) -> None:
             file.write(json.dumps(about | {"scans": scans}).encode())
 
 
+def table(args: argparse.Namespace) -> None:
+    """Judge every stored run with the verdicts of now, and print the tables in Markdown."""
+    files = sorted(args.directory.glob("*.json"))
+    if not files:
+        raise SystemExit(f"{args.directory} holds no runs; train some first.")
+    runs = [json.loads(file.read_text()) for file in files]
+    by_condition: dict[str, list[Judged]] = defaultdict(list)
+    for one in runs:
+        # As the loss would show it to someone who knows the healthy runs: a tenth of a nat worse than the worst.
+        healthy = [other for other in runs if other["condition"] == "healthy" and same_text(one, other)]
+        worst = [max(losses) + 0.1 for losses in zip(*(losses_of(other) for other in healthy), strict=True)]
+        by_condition[one["condition"]].append(judge(one, worst))
+    order = [name for name in CONDITIONS if name in by_condition]
+    kinds = ["no alarm", *ALARMS]
+    print("| what was done | runs |", " | ".join(kinds), "|")
+    print("|---" * (2 + len(kinds)) + "|")
+    for condition in order:
+        counts = Counter(kind for judged in by_condition[condition] for kind in judged.kinds or {"no alarm"})
+        print(
+            f"| {condition} | {len(by_condition[condition])} |", " | ".join(str(counts[k] or "·") for k in kinds), "|"
+        )
+    print(
+        "\n| what was done | suspicion at step | alarm at step | validation loss shows it at step | no later | place |"
+    )
+    print("|---" * 6 + "|")
+    for condition in order:
+        found = by_condition[condition]
+        steps = [span([getattr(judged, name) for judged in found]) for name in ("suspected", "confirmed", "loss_shows")]
+        sick = "healthy" not in condition
+        early = sum(judged.suspected is not None and judged.suspected <= (judged.loss_shows or 1e9) for judged in found)
+        placed = sum(judged.right_place for judged in found)
+        last = f"{early} of {len(found)} | {placed} of {len(found)}" if sick else "– | –"
+        print(f"| {condition} | {' | '.join(steps)} | {last} |")
+
+
+@dataclass
+class Judged:
+    """What the scan said of a run, and when; steps are None for never."""
+
+    kinds: set[str]  # of alarms that were confirmed at any scan
+    suspected: int | None
+    confirmed: int | None
+    loss_shows: int | None
+    right_place: bool  # whether a confirmed alarm names the layer, and the head, that was zeroed
+
+
+def judge(one: dict, worst_healthy: list[float]) -> Judged:
+    """Go through a run's scans as the callback does."""
+    history, kinds, suspected, confirmed, places = [], set(), None, None, set()
+    for scan in one["scans"]:
+        result = rebuilt(scan)
+        history.append(result.record())
+        alarms = [alarm for alarm in layer_alarms(history) if alarm.kind != "lazy layer"]
+        if alarms and suspected is None:
+            suspected = scan["step"]
+        certain = [alarm for alarm in alarms if alarm.confirmed]
+        if certain and confirmed is None:
+            confirmed = scan["step"]
+        kinds |= {alarm.kind for alarm in certain}
+        places |= {(alarm.kind, alarm.layer, alarm.reason.split(":")[0]) for alarm in certain}
+    shows = [
+        scan["step"] for scan, worst in zip(one["scans"], worst_healthy, strict=True) if not scan["val_loss"] < worst
+    ]
+    zeroed = one["condition"].endswith("zeroed")
+    expected = f"head {ZEROED_HEAD}" if one["condition"] == "head zeroed" else None
+    right = any(layer == ZEROED_LAYER and expected in (None, reason) for _, layer, reason in places)
+    return Judged(kinds, suspected, confirmed, shows[0] if shows else None, right if zeroed else bool(places))
+
+
+def rebuilt(scan: dict) -> DepthScanResult:
+    """A scan from its JSON, with the verdicts of now."""
+
+    def numbers(values: list) -> torch.Tensor:
+        return torch.tensor([math.nan if value is None else value for value in values])
+
+    layers = scan["layers"]
+    heads = {name: torch.stack([numbers([h[name] for h in layer["heads"]]) for layer in layers]) for name in HEAD_UNITS}
+    L, H = heads["entropy"].shape
+    verdicts = [
+        [head_verdict({name: float(x[i, j]) for name, x in heads.items()}, scan["step"]) for j in range(H)]
+        for i in range(L)
+    ]
+    per_layer = {name: numbers([layer[name] for layer in layers]) for name in LAYER_UNITS}
+    sizes = (scan["sequences"], scan["tokens"], scan["step"])
+    return DepthScanResult(heads, per_layer, verdicts, *sizes, [["one token"] * H] * L)
+
+
+def same_text(one: dict, other: dict) -> bool:
+    return all(one[name] == other[name] for name in ("corpus", "tokenizer")) and len(one["scans"]) == len(
+        other["scans"]
+    )
+
+
+def losses_of(one: dict) -> list[float]:
+    return [scan["val_loss"] for scan in one["scans"]]
+
+
+def span(steps: list[int | None]) -> str:
+    """Earliest to latest, and how often never."""
+    found = sorted(step for step in steps if step is not None)
+    if not found:
+        return "never"
+    text = str(found[0]) if found[0] == found[-1] else f"{found[0]}–{found[-1]}"
+    return text if len(found) == len(steps) else f"{text} (never in {len(steps) - len(found)})"
+
+
 def main() -> None:
     """Parse and do."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,6 +258,9 @@ def main() -> None:
     training.add_argument("--only", nargs="*", help="conditions to train (default: all)")
     training.add_argument("--output", type=Path, default=Path("runs/calibration"))
     training.set_defaults(do=train)
+    showing = commands.add_parser("table")
+    showing.add_argument("directory", type=Path)
+    showing.set_defaults(do=table)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     args = parser.parse_args()

@@ -1,20 +1,26 @@
-"""Pictures of the attention weights at validation, one gallery per layer, to TensorBoard's image tab."""
+"""Pictures of the attention weights at validation, to TensorBoard's image tab."""
 
 import lightning as L
 
+from callbacks.depth_scan import DepthScan
 from callbacks.when import TensorBoardCallback
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.figures import attention_gallery, figure_to_array
+from gpt_lightning.interpret.figures import figure_to_array
+from gpt_lightning.interpret.galleries import NOTE_TITLE, attention_gallery, head_gallery, panels_of_note
 from gpt_lightning.interpret.labels import token_label
+from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 
 
 class AttentionHeatmaps(TensorBoardCallback):
-    """Write `attention/layer_LL`: every head's attention over the beginning of one fixed validation sequence.
+    """Write `attention/layer_LL`: every head's attention over the beginning of one fixed validation sequence; and
+    `attention/heads_of_note`: the heads that stand out, and one of every other kind.
+
+    The verdicts in the titles are those of the depth scan at this step, or of a scan of its own.
 
     Args:
         max_tokens: Tokens to show; up to 48 the axes carry each token's text.
-        n_sequences: Validation sequences that the verdicts in the titles rest on; the first of them is shown.
+        n_sequences: Validation sequences for a scan of its own; the first of them is shown.
         every_n_validations: Write at every n-th validation; 0 never.
     """
 
@@ -29,11 +35,21 @@ class AttentionHeatmaps(TensorBoardCallback):
 
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
         """Draw every layer of the network as it is now."""
-        data = trainer.datamodule
+        data, writer = trainer.datamodule, trainer.logger.experiment
         sequences = data.validation_sequences(self.n_sequences)
         maps = attention_maps(pl_module.model, sequences[0], self.max_tokens)
         labels = [token_label(data.encoding, token) for token in sequences[0, : self.max_tokens].tolist()]
-        verdicts = depth_scan(pl_module.model, sequences, trainer.global_step).verdicts
+        scan = latest_scan(trainer) or depth_scan(pl_module.model, sequences, trainer.global_step)
         for layer, pattern in enumerate(maps):
-            figure = attention_gallery(pattern, labels, verdicts[layer], layer)
-            trainer.logger.experiment.add_image(f"attention/layer_{layer:02d}", figure_to_array(figure), step)
+            figure = attention_gallery(pattern, labels, scan.verdicts[layer], layer)
+            writer.add_image(f"attention/layer_{layer:02d}", figure_to_array(figure), step)
+        figure = head_gallery(panels_of_note(scan, maps), labels, NOTE_TITLE)
+        writer.add_image("attention/heads_of_note", figure_to_array(figure), step)
+
+
+def latest_scan(trainer: L.Trainer) -> DepthScanResult | None:
+    """What the run's depth scan has found at this very step."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, DepthScan) and callback.result and callback.result.step == trainer.global_step:
+            return callback.result
+    return None

@@ -25,6 +25,7 @@ class LoadedCheckpoint:
     encoding: tiktoken.Encoding
     step: int  # optimiser steps taken
     validation_sequences: Tensor | None  # (n, context_length) int64, as scanned during training
+    scans: list[dict]  # records of the depth scans before this step, oldest first, see interpret.result
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -78,11 +79,13 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         raise UserError(f"The weights in {path} don't fit the network sizes stated beside them.") from error
     data = checkpoint[DATA_KEY]
     sequences = data.get("validation_sequences")
+    scans = checkpoint.get("callbacks", {}).get("DepthScan", {}).get("history", [])
     return LoadedCheckpoint(
         model=model.eval(),
         encoding=tokenizer_from_state(data["tokenizer"]),
         step=checkpoint["global_step"],
         validation_sequences=None if sequences is None else sequences.long(),
+        scans=[scan for scan in scans if scan["step"] < checkpoint["global_step"]],
     )
 
 

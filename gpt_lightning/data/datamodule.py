@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 from gpt_lightning.data.corpora import find_corpus
 from gpt_lightning.data.loader import BlockLoader, EvaluationLoader
 from gpt_lightning.data.token_files import open_token_files, prepare_token_files
-from gpt_lightning.data.tokenizer import load_tokenizer, token_byte_lengths, tokenizer_state
+from gpt_lightning.data.tokenizer import load_tokenizer, same_tokenizer, token_byte_lengths, tokenizer_state
 from gpt_lightning.errors import UserError
 
 STORED_SEQUENCES = 8  # validation sequences kept in a checkpoint, to look at without the data
@@ -147,7 +147,7 @@ class TextDataModule(LightningDataModule):
             UserError: it was trained with another tokenizer.
         """
         theirs, ours = state_dict["tokenizer"], tokenizer_state(self.encoding)
-        if theirs["special_tokens"] != ours["special_tokens"] or not torch.equal(theirs["ranks"], ours["ranks"]):
+        if not same_tokenizer(theirs, ours):
             raise UserError(
                 f"the checkpoint was trained with tokenizer {theirs['name']!r} of other tokens than {ours['name']!r} "
                 f"(--data.tokenizer {self.hparams.tokenizer}): use the one it was trained with"

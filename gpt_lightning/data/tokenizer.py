@@ -83,6 +83,11 @@ def tokenizer_state(encoding: tiktoken.Encoding) -> dict[str, Any]:
     }
 
 
+def same_tokenizer(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether token ids mean the same in two of `tokenizer_state`."""
+    return one["special_tokens"] == other["special_tokens"] and torch.equal(one["ranks"], other["ranks"])
+
+
 def tokenizer_from_state(state: dict[str, Any]) -> tiktoken.Encoding:
     """The tokenizer that `tokenizer_state` stored."""
     return tiktoken.Encoding(

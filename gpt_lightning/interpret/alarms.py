@@ -65,6 +65,9 @@ def layer_alarms(history: Sequence[Mapping]) -> list[Alarm]:
         return []
     found = []
     layers = len(history[-1]["layers"])
+    # A checkpoint of an older version may hold records that lack something.
+    names = history[-1]["layers"][0].keys()
+    history = [scan for scan in history if all(names <= record.keys() for record in scan["layers"])]
     for kind, (holds, reason) in RULES.items():
         for layer in range(layers):
             records = [scan["layers"][layer] for scan in history]

@@ -61,3 +61,15 @@ def checked_tokens(model: nn.Module, tokens_BT: Tensor) -> Tensor:
         wrong = low if low < 0 else high
         raise UserError(f"token id {wrong} is outside this model's vocabulary of {config.vocab_size} ids")
     return tokens_BT.to(next(model.parameters()).device)
+
+
+def residual_streams(model: nn.Module, tokens_BT: Tensor) -> list[Tensor]:
+    """The input of the first layer and the output of each: L + 1 tensors (B, T, C), before the final norm."""
+    streams: list[Tensor] = []
+
+    def on_block(layer: int, before_BTC: Tensor, after_BTC: Tensor) -> None:
+        streams.extend([before_BTC, after_BTC] if layer == 0 else [after_BTC])
+
+    with observed(model, lambda layer, q, k, v: None, on_block):
+        model.hidden_states(tokens_BT)
+    return streams

@@ -4,11 +4,18 @@ Strings in, a string out; it knows no models and writes no files.
 """
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 
-from gpt_lightning.interpret.result import DepthScanResult
-from gpt_lightning.interpret.verdicts import KINDS
+from torch import Tensor
+
+from gpt_lightning.interpret.ablation import interval
+from gpt_lightning.interpret.advice import ALARMS, KINDS
+from gpt_lightning.interpret.alarms import what_is_wrong
+from gpt_lightning.interpret.result import DepthScanResult, plain
+from gpt_lightning.interpret.study import Probe, Study
+from gpt_lightning.interpret.verdicts import summarise
 
 # What a reader sees of each head; the rest is in depth_scan.json.
 COLUMNS = {
@@ -17,39 +24,121 @@ COLUMNS = {
     "stripe": "strongest stripe",
     "local_mass": "mass on the last 8 tokens",
     "previous_token": "mass on the previous token",
+    "induction": "induction",
+    "entropy": "entropy, nats",
+    "entropy_floor": "the least that logits of this size allow",
     "max_logit": "largest logit",
 }
 LAYER_COLUMNS = {
+    "effective_rank": "effective rank (directions)",
     "block_influence": "block influence (1 − cosine)",
     "block_influence_centred": "the same, token mean removed",
     "residual_norm": "residual norm",
     "massive_activation_ratio": "largest ÷ median activation",
 }
+PROBES = {
+    "natural": ("the text itself", "entropy of its single tokens: a model above it has not learned their frequencies"),
+    "random": ("random tokens of the text", "ln(number of ids): nothing can predict them better"),
+    "repeated": ("random tokens, their repeat", "0: a model with induction heads copies"),
+}
+# Heading and caption of each kind of picture; those of one kind stand under one heading.
+KINDS_OF_PICTURE = {
+    "overview": (
+        "All heads at a glance",
+        "A row is a layer (0 reads the tokens), a column a head; the letter is the head's verdict. Shares run from 0 "
+        "to 1, on the same scale in every report.",
+    ),
+    "comparison": ("Beside the other checkpoint", "The same metrics of both, on the same scales."),
+    "entropy over time": (
+        "How it came about",
+        "Median entropy of each layer's heads at each scan of the run, relative to uniform attention. A layer that "
+        "goes dark and stays dark has collapsed onto few tokens.",
+    ),
+    "heads of note": (
+        "Heads of note",
+        "A row is the token that looks, a column one that it looks at; brighter is more. Every row sums to 1.",
+    ),
+    "ablation": (
+        "What each head is worth",
+        "How much the loss rises when a head, or all attention of a layer, is replaced by its mean output. Where the "
+        "confidence interval includes 0, nothing is proved.",
+    ),
+    "logit lens": (
+        "How the prediction builds up",
+        "What the network would predict if it stopped after each layer: where the loss no longer falls, layers do not "
+        "help to predict the next token.",
+    ),
+    "similarity": (
+        "How alike the layers are",
+        "Linear CKA of the residual streams: of two neighbours near 1 the later one changes little.",
+    ),
+    "layer": (
+        "Every layer's attention",
+        "A row is the token that looks, a column one that it looks at; brighter is more. Every row sums to 1.",
+    ),
+    "pooled": (
+        "The whole length",
+        "The same over the whole sequence, several tokens to a cell: on the left the mass on each group of tokens, on "
+        "the right the largest single weight, which averaging would hide.",
+    ),
+}
+FOLDED = ("layer", "pooled")  # many pictures, of interest to few
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the report: its file's name, a key of KINDS_OF_PICTURE, and the PNG itself."""
+
+    file: str
+    kind: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Another checkpoint beside the one of the report; `same_tokens` if it was scanned on the very same ones."""
+
+    name: str
+    scan: DepthScanResult
+    cross_entropy: float
+    same_tokens: bool
+
+    def to_json(self) -> dict:
+        """The scan's contract, with the loss and what it was scanned on."""
+        found = {"checkpoint": self.name, "cross_entropy": plain(self.cross_entropy), "same_tokens": self.same_tokens}
+        return found | self.scan.to_json()
+
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: .2rem; } .facts { color: #5c6773; margin-top: 0; }
+h1 { margin-bottom: .2rem; } h2 { margin-top: 2.2rem; } .facts { color: #5c6773; margin-top: 0; }
 .summary { background: #eef3f8; border-left: 5px solid #2f6db5; padding: .8rem 1rem; font-size: 1.1rem; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; border: 1px solid #dde2e7; } figcaption { color: #5c6773; }
+.sick { background: #fbecec; border-color: #b3202c; } .suspect { background: #fdf3e3; border-color: #d9822b; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; border: 1px solid #dde2e7; }
+figcaption, .note { color: #5c6773; } summary { cursor: pointer; }
 table { border-collapse: collapse; font-size: .85rem; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e7eb; text-align: left; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .kind { color: white; border-radius: 4px; padding: 0 .4rem; white-space: nowrap; }
 """
-
-
 PAGE = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><title>Depth scan of {name}</title><style>{style}</style></head>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Depth scan of {name}</title>
+<style>{style}</style></head>
 <body>
 <h1>Depth scan</h1>
-<p class="facts">{name}{step}; {sequences} sequences of {tokens} tokens from {text_source}</p>
-<p class="summary">{summary}</p>
-<h2>All heads at a glance</h2>
-{overview}
+<p class="facts">{name}{step}; {sequences} sequences of {tokens} tokens from {text_source}; loss {loss} nats
+per token</p>
+<p class="summary {health}">{wrong}</p>
+<p>{heads_in_short}</p>
+{alarms}
+{pictures}
 <h2>What the verdicts mean</h2>
 {kinds}
-<h2>Where each head looks</h2>
-{galleries}
+<h2>Three kinds of text</h2>
+<p class="note">A sink that stays on random text is about the position, not about what stands there.</p>
+{probes}
+{comparison}
 <h2>Every layer</h2>
 {layers}
 <h2>Every head</h2>
@@ -57,50 +146,66 @@ PAGE = """<!doctype html>
 </body>
 </html>
 """
-OVERVIEW_CAPTION = (
-    "A row is a layer (0 reads the tokens), a column a head; the letter is the head's verdict. Shares run from 0 to 1, "
-    "on the same scale in every report."
-)
-GALLERY_CAPTION = (
-    "Each panel is a head, a row the token that looks, a column one that it looks at; brighter is more. Every row sums "
-    "to 1."
-)
 
 
 def report_html(
-    result: DepthScanResult, name: str, text_source: str, overview_png: bytes, gallery_pngs: list[bytes]
+    found: Study,
+    name: str,
+    text_source: str,
+    pictures: Sequence[Picture],
+    explorer: str = "",
+    comparison: Comparison | None = None,
 ) -> str:
     """The whole page.
 
     Args:
-        result: What the scan found.
-        name: What was scanned, for the title: the checkpoint.
-        text_source: Where the scanned text came from, in words.
-        overview_png: The main matrices, from `figures.overview`.
-        gallery_pngs: One attention gallery per layer.
+        found: What was found.
+        name: What was looked at, for the title: the checkpoint.
+        text_source: Where the text came from, in words.
+        pictures: In the order in which they are shown.
+        explorer: The text to point at, from `hover.attention_explorer`; markup. It follows the heads of note.
+        comparison: Another checkpoint, to put beside this one.
     """
-    galleries = [_figure(png, f"Layer {layer}. {GALLERY_CAPTION}") for layer, png in enumerate(gallery_pngs)]
+    scan = found.scan
     return PAGE.format(
         style=STYLE,
         name=escape(name),
-        step="" if result.step is None else f" after {result.step:,} optimiser steps",
-        sequences=result.sequences,
-        tokens=result.tokens,
+        step="" if scan.step is None else f" after {scan.step:,} optimiser steps",
+        sequences=scan.sequences,
+        tokens=scan.tokens,
         text_source=escape(text_source),
-        summary=escape(result.summary),
-        overview=_figure(overview_png, OVERVIEW_CAPTION),
-        kinds=_kinds(result),
-        galleries="\n".join(galleries),
-        layers=_layers(result),
-        heads=_heads(result),
+        loss=f"{found.probes[0].cross_entropy:.3f}",
+        health=scan.health,
+        wrong=escape(what_is_wrong(scan.step, scan.alarms)),
+        heads_in_short=escape(summarise(scan.verdicts)),
+        alarms=_alarms(scan),
+        pictures=_pictures(pictures, explorer),
+        kinds=_kinds(scan),
+        probes=_probes(found.probes),
+        comparison="" if comparison is None else _comparison(found, comparison),
+        layers=_layers(found),
+        heads=_heads(found),
     )
 
 
-def _figure(png: bytes, caption: str) -> str:
-    data, caption = base64.b64encode(png).decode("ascii"), escape(caption)
-    return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
-    )
+def _pictures(pictures: Sequence[Picture], explorer: str) -> str:
+    """Under a heading for each kind, in the order in which kinds first come."""
+    parts = []
+    for kind in dict.fromkeys(picture.kind for picture in pictures):
+        heading, caption = KINDS_OF_PICTURE[kind]
+        images = "\n".join(_figure(picture, heading) for picture in pictures if picture.kind == kind)
+        text = f'<p class="note">{escape(caption)}</p>\n{images}'
+        if kind in FOLDED:
+            text = f"<details><summary>show</summary>{text}</details>"
+        parts.append(f"<h2>{escape(heading)}</h2>\n{text}")
+        if kind == "heads of note" and explorer:
+            parts.append(f"<h2>Who looks at whom</h2>\n{explorer}")
+    return "\n".join(parts)
+
+
+def _figure(picture: Picture, heading: str) -> str:
+    data, alt = base64.b64encode(picture.png).decode("ascii"), escape(f"{heading}: {picture.file}")
+    return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -109,8 +214,19 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return f"<table><tr>{titles}</tr>" + "".join(f"<tr>{''.join(row)}</tr>\n" for row in rows) + "</table>"
 
 
-def _kinds(result: DepthScanResult) -> str:
-    found = {verdict.kind for row in result.verdicts for verdict in row}
+def _alarms(scan: DepthScanResult) -> str:
+    if not scan.alarms:
+        return ""
+    rows = [
+        [_number(alarm.layer), *map(_text, (alarm.label, alarm.reason, ALARMS[alarm.kind].advice))]
+        for alarm in scan.alarms
+    ]
+    note = '<p class="note">A question mark: seen in one scan only, or not proved by an ablation; it may pass.</p>'
+    return "<h2>What is wrong, and what to try</h2>" + _table(["layer", "alarm", "why", "what to try"], rows) + note
+
+
+def _kinds(scan: DepthScanResult) -> str:
+    found = {verdict.kind for row in scan.verdicts for verdict in row}
     rows = [
         [_badge(name, name), *map(_text, (kind.letter, kind.meaning, kind.advice))]
         for name, kind in KINDS.items()
@@ -119,24 +235,82 @@ def _kinds(result: DepthScanResult) -> str:
     return _table(["verdict", "letter", "the head …", "what to do"], rows)
 
 
-def _layers(result: DepthScanResult) -> str:
+def _probes(probes: Sequence[Probe]) -> str:
     rows = [
-        [_number(layer), *(_number(result.layers[metric][layer]) for metric in LAYER_COLUMNS)]
-        for layer in range(len(result.verdicts))
+        [
+            _text(PROBES[probe.name][0]),
+            _number(probe.cross_entropy),
+            _number(probe.floor),
+            _text(PROBES[probe.name][1]),
+            _number(float(probe.first_position_mass_L.mean())),
+            _number(float(probe.first_position_mass_L.max())),
+        ]
+        for probe in probes
     ]
-    return _table(["layer", *LAYER_COLUMNS.values()], rows)
+    sinks = ("mass on the first token, mean of all heads", "the same, highest layer")
+    return _table(["text", "loss, nats per token", "floor", "what the floor is", *sinks], rows)
 
 
-def _heads(result: DepthScanResult) -> str:
+def _comparison(found: Study, other: Comparison) -> str:
+    """Loss and what is wrong in words, then each layer's metrics of both."""
+    ours = (found.probes[0].cross_entropy, found.scan)
+    rows = [
+        [_text(who), _number(loss), _text(scan.health), _text(what_is_wrong(scan.step, scan.alarms))]
+        for who, (loss, scan) in {"this": ours, other.name: (other.cross_entropy, other.scan)}.items()
+    ]
+    same = "the very same tokens" if other.same_tokens else "text of its own: the losses do not compare token by token"
+    metrics = {name: _pair(found.scan, other.scan, name) for name in (*COLUMNS, *LAYER_COLUMNS)}
+    layers = [
+        [_number(layer), *(_text(f"{_short(a, layer)} | {_short(b, layer)}") for a, b in metrics.values())]
+        for layer in range(max(len(found.scan.verdicts), len(other.scan.verdicts)))
+    ]
+    return (
+        "<h2>Compared, layer by layer</h2>"
+        f'<p class="note">{escape(other.name)} was scanned on {same}. In each cell this checkpoint is on the left; '
+        "metrics of heads are means over the layer.</p>"
+        + _table(["checkpoint", "loss, nats per token", "verdict", "what is wrong"], rows)
+        + _table(["layer", *COLUMNS.values(), *LAYER_COLUMNS.values()], layers)
+    )
+
+
+def _pair(one: DepthScanResult, other: DepthScanResult, metric: str) -> tuple[list[float], list[float]]:
+    """A metric of each layer of both, of heads its mean."""
+    return tuple(
+        (scan.heads[metric].mean(1) if metric in scan.heads else scan.layers[metric]).tolist() for scan in (one, other)
+    )
+
+
+def _short(values: list[float], layer: int) -> str:
+    return f"{values[layer]:.3g}" if layer < len(values) else "–"
+
+
+def _layers(found: Study) -> str:
+    ablation = [] if found.ablation is None else ["loss without its attention, change (95 %)"]
+    rows = [
+        [
+            _number(layer),
+            _text(found.scan.layer_verdict(layer)),
+            *(_number(found.scan.layers[metric][layer]) for metric in LAYER_COLUMNS),
+            _number(found.lens.cross_entropy[layer + 1]),
+            *(_change(found.ablation.attention_delta_Ln[layer]) for _ in ablation),
+        ]
+        for layer in range(len(found.scan.verdicts))
+    ]
+    return _table(["layer", "verdict", *LAYER_COLUMNS.values(), "loss by the logit lens", *ablation], rows)
+
+
+def _heads(found: Study) -> str:
+    ablation = [] if found.ablation is None else ["loss without it, change (95 %)"]
     rows = [
         [
             *(_number(layer), _number(head), _badge(verdict.kind, verdict.label), _text(verdict.reason)),
-            *(_number(result.heads[metric][layer, head]) for metric in COLUMNS),
+            *(_change(found.ablation.head_delta_LHn[layer, head]) for _ in ablation),
+            *(_number(found.scan.heads[metric][layer, head]) for metric in COLUMNS),
         ]
-        for layer, verdicts in enumerate(result.verdicts)
+        for layer, verdicts in enumerate(found.scan.verdicts)
         for head, verdict in enumerate(verdicts)
     ]
-    return _table(["layer", "head", "verdict", "why", *COLUMNS.values()], rows)
+    return _table(["layer", "head", "verdict", "why", *ablation, *COLUMNS.values()], rows)
 
 
 def _badge(kind: str, label: str) -> str:
@@ -149,3 +323,8 @@ def _text(text: str) -> str:
 
 def _number(value: float) -> str:
     return f'<td class="number">{float(value):.3g}</td>'
+
+
+def _change(delta_n: Tensor) -> str:
+    mean, low, high = interval(delta_n)
+    return f'<td class="number">{mean:+.4f} ({low:+.4f} to {high:+.4f})</td>'

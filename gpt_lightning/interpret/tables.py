@@ -8,6 +8,13 @@ from gpt_lightning.interpret.advice import ALARMS, KINDS
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.verdicts import Verdict
 
+COMPARED = {
+    "normalized_entropy": "entropy",
+    "first_position_mass": "first",
+    "stripe": "stripe",
+    "max_logit": "logit",
+    "effective_rank": "rank",
+}
 # Where small is what to worry about: entropy collapse, heads that add nothing, layers that change nothing.
 WORST_IS_LOWEST = {
     "entropy",
@@ -74,3 +81,28 @@ def text_table(result: DepthScanResult) -> str:
     ]
     layer, head, verdict = (max(len(row[column]) for row in [header, *rows]) for column in range(3))
     return "\n".join(f"{r[0]:>{layer}}  {r[1]:>{head}}  {r[2]:<{verdict}}  {r[3]}" for r in [header, *rows])
+
+
+def comparison_table(
+    scans: tuple[DepthScanResult, DepthScanResult], names: tuple[str, str], losses: tuple[float, float]
+) -> str:
+    """For a terminal: two scans side by side, a line per layer, heads as means; `losses` in nats per token."""
+    lines = [
+        f"{letter}: {name}, loss {loss:.3f}, {scan.health}"
+        for letter, name, loss, scan in zip("AB", names, losses, scans, strict=True)
+    ]
+    rows = [["layer", *(f"{title} {letter}" for title in COMPARED.values() for letter in "AB")]]
+    for layer in range(max(len(scan.verdicts) for scan in scans)):
+        cells = [_layer_value(scan, metric, layer) for metric in COMPARED for scan in scans]
+        rows.append([str(layer), *cells])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        [*lines, *("  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)]
+    )
+
+
+def _layer_value(scan: DepthScanResult, metric: str, layer: int) -> str:
+    if layer >= len(scan.verdicts):
+        return "–"
+    value = scan.heads[metric][layer].mean() if metric in scan.heads else scan.layers[metric][layer]
+    return f"{float(value):.3g}"

@@ -9,40 +9,19 @@ import numpy as np
 import pytest
 import torch
 
+from gpt_lightning.interpret.advice import KINDS
 from gpt_lightning.interpret.figures import (
-    OVERVIEW,
     TITLES,
-    attention_gallery,
     entropy_over_time,
     figure_to_array,
     figure_to_png,
     head_matrix,
+    metric_norm,
     overview,
 )
 from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS, DepthScanResult
-from gpt_lightning.interpret.verdicts import KINDS, Verdict
+from gpt_lightning.interpret.verdicts import Verdict
 
-WEIRD = [
-    "$\\frac{$",
-    "$",
-    "$x_1$",
-    "$\\frac{$",  # no formula, should anyone try to read it as one
-    "_",
-    "^",
-    "\\frac{",
-    "{}",
-    "%",
-    "\x00",
-    "\n",
-    "\r\n",
-    "\t",
-    "😀",
-    "漢字",
-    "ไทย",
-    "",
-    "a" * 40,
-    "W" * 40,
-]
 MIXED = Verdict("mixed", "mixed", "no rule matches")
 
 
@@ -61,16 +40,9 @@ def made_up_result(L: int, H: int) -> DepthScanResult:
         [Verdict(kind := names[(layer * H + h) % len(names)], kind, "why") for h in range(H)] for layer in range(L)
     ]
     heads = {name: torch.rand(L, H) for name in HEAD_UNITS}
-    return DepthScanResult(heads, {name: torch.rand(L) for name in LAYER_UNITS}, verdicts, 2, 64, 300)
-
-
-def causal(H: int, T: int) -> torch.Tensor:
-    torch.manual_seed(0)
-    return torch.randn(H, T, T).masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -math.inf).softmax(-1)
-
-
-def gallery(H: int, T: int, texts=("the", "␣cat"), verdict: Verdict = MIXED):
-    return attention_gallery(causal(H, T), [texts[i % len(texts)] for i in range(T)], [verdict] * H, layer=3)
+    layers = {name: torch.rand(L) for name in LAYER_UNITS}
+    places = [["position 5"] * H for _ in range(L)]
+    return DepthScanResult(heads, layers, verdicts, sequences=2, tokens=64, step=300, stripe_places=places)
 
 
 def texts_of(figure) -> list[str]:
@@ -120,15 +92,6 @@ def test_matrices_of_every_size_fit(draw, size):
     assert_no_texts_overlap(figure)
 
 
-@pytest.mark.parametrize(("H", "T"), [(1, 2), (2, 8), (4, 48), (5, 49), (12, 20), (25, 128)])
-def test_galleries_of_every_size_fit(H, T):
-    figure = gallery(H, T, ("a" * 40, "␣function", "W" * 40))
-    pixels = figure_to_array(figure)
-    assert pixels.shape[1] <= 1200
-    assert pixels.shape[2] <= 1600
-    assert_nothing_is_clipped(figure)
-
-
 @pytest.mark.parametrize(("S", "L"), [(1, 1), (3, 4), (10, 4), (500, 48)])
 def test_entropy_over_any_time_fits(S, L):
     figure = entropy_over_time(range(0, 100_000 * S, 100_000), torch.rand(S, L))
@@ -148,7 +111,8 @@ def test_a_matrix_says_what_it_shows(scanned, metric):
 
 
 def test_a_matrix_has_a_key_of_the_verdicts_that_occur(scanned):
-    key = " ".join(texts_of(head_matrix(scanned, "entropy"))).replace("\u00a0", " ").replace("\n", " ")
+    everything = made_up_result(2, len(KINDS))
+    key = " ".join(texts_of(head_matrix(everything, "entropy"))).replace("\u00a0", " ").replace("\n", " ")
     for name, kind in KINDS.items():
         assert f"{kind.letter} {name}" in key
     scanned.verdicts = [[MIXED] * 5] * 2
@@ -190,6 +154,17 @@ def test_layer_0_is_on_top_and_shares_have_a_fixed_scale():
     assert scale.get_ylim() == (0, 1)
 
 
+def test_a_share_that_can_be_negative_has_0_in_the_middle():
+    assert head_matrix(made_up_result(2, 1), "frequent_token_excess").axes[1].get_ylim() == (-1, 1)
+
+
+def test_the_scale_of_several_scans_holds_them_all():
+    short, long = made_up_result(1, 2), made_up_result(1, 2)
+    long.tokens = 1024
+    for pair in ((short, long), (long, short)):
+        assert metric_norm("entropy", *pair).vmax == pytest.approx(math.log(1024))
+
+
 def test_undefined_and_infinite_values_are_grey():
     result = made_up_result(1, 3)
     for name in HEAD_UNITS:
@@ -206,77 +181,16 @@ def test_undefined_and_infinite_values_are_grey():
 def test_the_overview_shows_its_metrics_and_the_scan(scanned):
     texts = texts_of(overview(scanned))
     assert "Depth scan: step 300, 2 sequences of 70 tokens" in texts
-    assert {TITLES[metric] for metric in OVERVIEW} <= set(texts)
+    assert {TITLES[metric] for metric in TITLES} <= set(texts)
     scanned.step = None
     assert "Depth scan: 2 sequences of 70 tokens" in texts_of(overview(scanned))
 
 
-def test_a_gallery_says_what_it_shows():
-    verdicts = [Verdict("stripe", "stripe at '$x_1$'", "why"), MIXED, MIXED]
-    figure = attention_gallery(causal(3, 5), ["a", "b", "c", "d", "e"], verdicts, layer=7)
-    texts = texts_of(figure)
-    assert any("Layer 7" in text for text in texts)
-    assert any("√" in text for text in texts)
-    assert any("key" in text for text in texts)
-    assert any("query" in text for text in texts)
-    assert "head 0 · stripe at '$x_1$'" in texts
-    assert "head 2 · mixed" in texts
-    assert texts.count("c") == 1 + 3  # three panels in a row: on the left once, under each
-
-
-def test_a_gallery_shows_row_by_row_who_looks_at_whom():
-    """Row 2 looks at token 0: the bright cell is in the lower left; what lies ahead is grey."""
-    pattern = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [1, 0, 0]]])
-    colours = attention_gallery(pattern, list("abc"), [MIXED], 0).axes[0].images[0].get_array()
-    bright, dark = (np.array(matplotlib.colormaps["viridis"](x, bytes=True)) for x in (1.0, 0.0))
-    assert (colours[2, 0] == bright).all()
-    assert (colours[2, 1] == dark).all()
-    assert (colours[0, 2] == np.array([0xE9, 0xEC, 0xEF, 255])).all()
-
-
-def test_a_galleries_colours_are_on_a_root_scale():
-    pattern = torch.tensor([[[1.0, 0], [0.25, 0.75]]])
-    colours = attention_gallery(pattern, list("ab"), [MIXED], 0).axes[0].images[0].get_array()
-    expected = np.array(matplotlib.colormaps["viridis"](0.5, bytes=True)).astype(int)
-    assert abs(colours[1, 0].astype(int) - expected).max() <= 2
-
-
-def test_labels_stand_at_their_tokens():
-    figure = gallery(1, 48, [f"t{i}" for i in range(48)])
-    figure_to_array(figure)
-    axes = figure.axes[0]
-    for text in axes.texts:
-        i = int(text.get_text()[1:])
-        box = text.get_window_extent()
-        at = axes.transData.transform((i, i))
-        if text.get_rotation() == 0:
-            assert (box.y0 + box.y1) / 2 == pytest.approx(at[1], abs=3)  # pixels; a token is 9 of them
-            assert box.x1 < axes.bbox.x0
-        else:
-            assert (box.x0 + box.x1) / 2 == pytest.approx(at[0], abs=3)
-            assert box.y1 < axes.bbox.y0
-
-
-def test_above_48_tokens_positions_are_numbered():
-    texts = texts_of(gallery(1, 64, ["secret"]))
-    assert "secret" not in texts
-    assert texts.count("8") == 2
-
-
-@pytest.mark.parametrize("T", [len(WEIRD), 60])
-def test_weird_tokens_draw_without_a_warning(T):
-    verdicts = [Verdict("stripe", f"stripe at '{text}'", "why") for text in WEIRD[:12]]
-    figure_to_array(attention_gallery(causal(12, T), [WEIRD[i % len(WEIRD)] for i in range(T)], verdicts, layer=0))
-
-
-def test_a_head_that_is_not_finite_draws():
-    figure_to_array(attention_gallery(torch.full((1, 4, 4), math.nan), list("abcd"), [MIXED], 0))
-
-
 def test_pictures_are_deterministic(scanned):
-    for draw in (lambda: head_matrix(scanned, "entropy"), lambda: gallery(2, 9)):
-        assert np.array_equal(figure_to_array(draw()), figure_to_array(draw()))
-        assert figure_to_png(draw()) == figure_to_png(draw())
+    assert np.array_equal(
+        figure_to_array(head_matrix(scanned, "entropy")), figure_to_array(head_matrix(scanned, "entropy"))
+    )
+    assert figure_to_png(head_matrix(scanned, "entropy")) == figure_to_png(head_matrix(scanned, "entropy"))
 
 
 def test_a_png_is_the_same_picture_as_the_array(scanned):
@@ -289,7 +203,6 @@ def test_pyplot_keeps_no_figure(scanned):
     import matplotlib.pyplot as plt
 
     figure_to_array(head_matrix(scanned, "entropy"))
-    figure_to_array(gallery(1, 4))
     figure_to_png(entropy_over_time([0], torch.rand(1, 2)))
     assert plt.get_fignums() == []
 
@@ -300,6 +213,5 @@ def test_drawing_twice_is_not_needed(scanned, monkeypatch):
     original = matplotlib.figure.Figure.draw
     monkeypatch.setattr(matplotlib.figure.Figure, "draw", lambda self, *args: draws.append(1) or original(self, *args))
     figure_to_array(overview(scanned))
-    figure_to_array(gallery(2, 12))
-    assert len(draws) == 2
+    assert len(draws) == 1
     assert overview(scanned).get_layout_engine() is None

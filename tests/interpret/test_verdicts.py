@@ -99,6 +99,7 @@ def test_a_verdict_that_stays_keeps_its_label():
     assert settled("stripe", "needed").label == "a stripe"
     assert settled("dead?", "no effect").label == "dead"
 
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -1,0 +1,168 @@
+"""Everything that is looked at on demand, in one call: the scan, what interventions prove, and how depth builds up.
+
+Puts the other files of this folder together; knows nothing of files, pictures or reports.
+
+Shapes: B sequences, T tokens, L layers, H heads.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from gpt_lightning.interpret.ablation import Ablation, ablate, effect, interval
+from gpt_lightning.interpret.alarms import Alarm
+from gpt_lightning.interpret.logit_lens import LogitLens, logit_lens
+from gpt_lightning.interpret.predictions import cross_entropies
+from gpt_lightning.interpret.probes import random_tokens, repeated_tokens
+from gpt_lightning.interpret.result import SHARE, DepthScanResult, plain
+from gpt_lightning.interpret.scan import depth_scan
+from gpt_lightning.interpret.similarity import layer_similarity
+from gpt_lightning.interpret.verdicts import with_evidence
+
+STUDY_UNITS = {
+    "ablation": "nats per token, change of the loss without it: mean, low and high of the 95 % interval",
+    "attention_ablation": "nats per token, the same for all heads of the layer at once",
+    "logit_lens_cross_entropy": "nats per token",
+    "logit_lens_kl_to_final": "nats",
+    "logit_lens_top1_agreement": SHARE,
+    "similarity": "linear CKA (0 to 1), the embedding first",
+    "cross_entropy": "nats per token",
+    "floor": "nats per token",
+}
+# What each kind of alarm needs an ablation of the layer's attention to say before it is proved.
+PROOF = {"lazy layer": ("no effect",), "dead attention": ("no effect",), "entropy collapse": ("no effect", "harmful")}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How the network does on one kind of text.
+
+    Attributes:
+        name: natural, random, or repeated.
+        cross_entropy: Nats per token; of the repeat alone for repeated text.
+        floor: Nats per token that no model can go under; of natural text, which has none that is known, the entropy of
+            its single tokens, which a model that looks at no context can't go under.
+        first_position_mass_L: (L,) mean over heads. A sink that stays on random text is about the position.
+    """
+
+    name: str
+    cross_entropy: float
+    floor: float
+    first_position_mass_L: Tensor
+
+
+@dataclass
+class Study:
+    """What was found; everything on the CPU."""
+
+    scan: DepthScanResult
+    probes: list[Probe]
+    lens: LogitLens
+    similarity: Tensor  # (L+1, L+1)
+    ablation: Ablation | None
+
+    def to_json(self) -> dict:
+        """The scan's contract, with what else was found added to it."""
+        found = self.scan.to_json()
+        found["units"] |= STUDY_UNITS
+        found["cross_entropy"] = plain(self.probes[0].cross_entropy)
+        found["probes"] = {
+            probe.name: {
+                "cross_entropy": plain(probe.cross_entropy),
+                "floor": plain(probe.floor),
+                "first_position_mass": [plain(x) for x in probe.first_position_mass_L.tolist()],
+            }
+            for probe in self.probes
+        }
+        found["similarity"] = [[plain(x) for x in row] for row in self.similarity.tolist()]
+        lens = ("cross_entropy", "kl_to_final", "top1_agreement")
+        found["embedding"] = {f"logit_lens_{name}": plain(getattr(self.lens, name)[0]) for name in lens}
+        for i, layer in enumerate(found["layers"]):
+            layer |= {f"logit_lens_{name}": plain(getattr(self.lens, name)[i + 1]) for name in lens}
+            if self.ablation is not None:
+                layer["attention_ablation"] = _measured(self.ablation.attention_delta_Ln[i])
+                for j, head in enumerate(layer["heads"]):
+                    head["ablation"] = _measured(self.ablation.head_delta_LHn[i, j])
+        return found
+
+
+def study(
+    model: nn.Module,
+    tokens_BT: Tensor,
+    step: int | None = None,
+    token_text: Callable[[int], str] | None = None,
+    history: Sequence[Mapping] = (),
+    with_ablation: bool = True,
+    on_progress: Callable[[str], None] = lambda what: None,
+) -> Study:
+    """Scan, probe, read every layer by the logit lens, compare layers, and ablate every head.
+
+    Args:
+        model, tokens_BT, step, token_text, history: As for `depth_scan`.
+        with_ablation: Ablation takes about n_head · n_layer / 2 forward passes, nearly all of the time.
+        on_progress: Called with what comes next, n_layer + 4 times, or 4 times without ablation.
+
+    Raises:
+        UserError: as `depth_scan`.
+    """
+    on_progress("scanning")
+    scan = depth_scan(model, tokens_BT, step, token_text, history=history)
+    on_progress("probing")
+    probes = probe_texts(model, tokens_BT, scan)
+    on_progress("logit lens")
+    lens = logit_lens(model, tokens_BT)
+    on_progress("comparing layers")
+    similarity = layer_similarity(model, tokens_BT)
+    ablation = None
+    if with_ablation:
+        ablation = ablate(model, tokens_BT, on_progress=lambda: on_progress("ablating"))
+        scan = settled(scan, ablation)
+    return Study(scan, probes, lens, similarity, ablation)
+
+
+def probe_texts(model: nn.Module, tokens_BT: Tensor, scan: DepthScanResult) -> list[Probe]:
+    """The network on the text itself, on random tokens of it, and on such that repeat, where that is possible."""
+    types, counts = tokens_BT.unique(return_counts=True)
+    share = counts / counts.sum()
+    natural = float(torch.special.entr(share).sum())
+    loss = float(cross_entropies(model, tokens_BT).mean())
+    probes = [Probe("natural", loss, natural, scan.heads["first_position_mass"].mean(1))]
+    random_BT = random_tokens(tokens_BT, *tokens_BT.shape)
+    probes.append(_probe("random", model, random_BT, math.log(len(types)), 0))
+    repeated = repeated_tokens(tokens_BT, len(tokens_BT), model.config.context_length)
+    if repeated is not None:
+        # The repeat's first token comes as a surprise; the rest could be copied without a doubt.
+        probes.append(_probe("repeated", model, repeated[0], 0.0, repeated[1]))
+    return probes
+
+
+def settled(scan: DepthScanResult, ablation: Ablation) -> DepthScanResult:
+    """The scan with its verdicts and alarms as the ablation leaves them: proved, or spoken of with what it measured."""
+    verdicts = [
+        [with_evidence(verdict, effect(delta_n), *interval(delta_n)) for verdict, delta_n in zip(*pair, strict=True)]
+        for pair in zip(scan.verdicts, ablation.head_delta_LHn, strict=True)
+    ]
+    return replace(scan, verdicts=verdicts, alarms=[_settled_alarm(alarm, ablation) for alarm in scan.alarms])
+
+
+def _settled_alarm(alarm: Alarm, ablation: Ablation) -> Alarm:
+    if alarm.kind not in PROOF:
+        return alarm
+    delta_n = ablation.attention_delta_Ln[alarm.layer]
+    found, (mean, low, high) = effect(delta_n), interval(delta_n)
+    measured = f"without its attention the loss changes by {mean:+.3f} nats per token ({low:+.3f} to {high:+.3f})"
+    proved = found in PROOF[alarm.kind]
+    return replace(alarm, reason=f"{alarm.reason}; {measured}", confirmed=alarm.confirmed or proved)
+
+
+def _probe(name: str, model: nn.Module, tokens_BT: Tensor, floor: float, predicted_from: int) -> Probe:
+    loss = float(cross_entropies(model, tokens_BT)[:, predicted_from:].mean())
+    return Probe(name, loss, floor, depth_scan(model, tokens_BT).heads["first_position_mass"].mean(1))
+
+
+def _measured(delta_n: Tensor) -> dict:
+    mean, low, high = (plain(x) for x in interval(delta_n))
+    return {"mean": mean, "low": low, "high": high, "effect": effect(delta_n)}

@@ -1,0 +1,139 @@
+"""Everything on demand: what an ablation proves of verdicts and alarms, and what goes into the JSON."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gpt_lightning.interpret.ablation import Ablation
+from gpt_lightning.interpret.alarms import Alarm
+from gpt_lightning.interpret.predictions import cross_entropies
+from gpt_lightning.interpret.scan import depth_scan
+from gpt_lightning.interpret.study import settled, study
+from gpt_lightning.interpret.verdicts import Verdict
+from tests.interpret.circuits import induction_circuit, repeated_sequences
+from tests.interpret.conftest import random_tokens, sharpened_gpt
+
+NOTHING, NEEDED, HARMFUL = [0.0001, -0.0001, 0.0], [0.1, 0.11, 0.12], [-0.1, -0.11, -0.12]
+
+
+def measured(scan, change: list[float]) -> Ablation:
+    """An ablation that found the same change everywhere."""
+    L, H = scan.heads["entropy"].shape
+    delta_n = torch.tensor(change)
+    return Ablation(torch.ones(len(change)), delta_n.expand(L, H, -1), delta_n.expand(L, -1))
+
+
+@pytest.mark.parametrize(("change", "kind"), [(NOTHING, "dead"), (NEEDED, "quiet"), (HARMFUL, "harmful")])
+def test_an_ablation_settles_the_question_mark_of_a_dead_head(scanned, change, kind):
+    scanned.verdicts[1][2] = Verdict("dead?", "dead?", "why")
+    found = settled(scanned, measured(scanned, change)).verdicts[1][2]
+    assert found.kind == kind
+    assert "without it the loss changes by" in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "confirmed"),
+    [
+        ("lazy layer", NOTHING, True),
+        ("lazy layer", NEEDED, False),
+        ("dead attention", NOTHING, True),
+        ("entropy collapse", NOTHING, True),
+        ("entropy collapse", HARMFUL, True),
+        ("entropy collapse", NEEDED, False),
+        ("rank collapse", NOTHING, False),
+    ],
+)
+def test_an_ablation_proves_a_suspicion_or_leaves_it_one(scanned, kind, change, confirmed):
+    scanned.alarms = [Alarm(kind, 1, "why", scans=1, since_step=300, confirmed=False)]
+    alarm = settled(scanned, measured(scanned, change)).alarms[0]
+    assert alarm.confirmed == confirmed
+    assert alarm.reason.startswith("why")
+    assert ("without its attention the loss changes by" in alarm.reason) == (kind != "rank collapse")
+
+
+def test_what_two_scans_have_confirmed_is_not_taken_back(scanned):
+    scanned.alarms = [Alarm("entropy collapse", 1, "why", scans=2, since_step=250, confirmed=True)]
+    assert settled(scanned, measured(scanned, NEEDED)).alarms[0].confirmed
+
+
+def test_the_induction_circuit_is_understood():
+    """The hand-built circuit on its own text: which heads it consists of, and that the others are of no use."""
+    gpt = induction_circuit()
+    found = study(gpt, repeated_sequences(8, 31, 64, seed=0), step=1)
+    kinds = [[verdict.kind for verdict in row] for row in found.scan.verdicts]
+    assert (kinds[0][0], kinds[1][0]) == ("previous-token", "induction")
+    effects = [[head["ablation"]["effect"] for head in layer["heads"]] for layer in found.to_json()["layers"]]
+    assert effects == [["needed", "no effect"], ["needed", "no effect"]]
+    # Of the probe, which has no BOS, the first token is its own predecessor: half of one row of 31 goes there.
+    assert found.scan.heads["induction"][1, 0].item() == pytest.approx(1 - 0.5 / 31, abs=1e-3)
+    repeated = next(probe for probe in found.probes if probe.name == "repeated")
+    assert repeated.cross_entropy < 0.2  # it copies: only the repeat's first token, of 64, is a surprise
+
+
+def test_probes_and_their_floors():
+    gpt, tokens = sharpened_gpt(), random_tokens(3, 60)
+    found = {probe.name: probe for probe in study(gpt, tokens, with_ablation=False).probes}
+    assert list(found) == ["natural", "random", "repeated"]
+    types, counts = tokens.unique(return_counts=True)
+    share = counts / counts.sum()
+    assert found["natural"].floor == pytest.approx(-(share * share.log()).sum().item())
+    assert found["random"].floor == pytest.approx(math.log(len(types)))
+    assert found["repeated"].floor == 0
+    assert found["natural"].cross_entropy == pytest.approx(cross_entropies(gpt, tokens).mean().item())
+    mass = depth_scan(gpt, tokens).heads["first_position_mass"].mean(1)
+    torch.testing.assert_close(found["natural"].first_position_mass_L, mass)
+
+
+def test_no_network_is_better_than_the_floor_on_random_text():
+    """The best that there is: the same probability for each of the tokens that occur."""
+    gpt, tokens = sharpened_gpt(), random_tokens(3, 60)
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            parameter.zero_()
+    probe = study(gpt, tokens, with_ablation=False).probes[1]
+    assert probe.cross_entropy == pytest.approx(math.log(50), rel=1e-5)
+    assert probe.cross_entropy >= probe.floor
+
+
+def test_the_json_has_everything_and_is_json():
+    gpt, tokens = sharpened_gpt(), random_tokens(3, 60)
+    found = json.loads(json.dumps(study(gpt, tokens, step=5).to_json(), allow_nan=False))
+    assert {"cross_entropy", "probes", "similarity", "embedding", "alarms", "verdict"} <= found.keys()
+    assert len(found["similarity"]) == 3
+    for layer in found["layers"]:
+        assert {"logit_lens_cross_entropy", "logit_lens_kl_to_final", "attention_ablation"} <= layer.keys()
+        assert {"mean", "low", "high", "effect"} == layer["heads"][0]["ablation"].keys()
+    names = {name for layer in found["layers"] for name in layer} - {"layer", "verdict", "heads"}
+    assert names <= found["units"].keys()
+    assert found["layers"][-1]["logit_lens_cross_entropy"] == pytest.approx(found["cross_entropy"], rel=1e-4)
+
+
+def test_one_sequence_proves_nothing_and_still_is_json():
+    found = study(sharpened_gpt(), random_tokens(1, 60), step=5).to_json()
+    head = json.loads(json.dumps(found, allow_nan=False))["layers"][0]["heads"][0]
+    assert head["ablation"]["effect"] == "unclear"
+    assert (head["ablation"]["low"], head["ablation"]["high"]) == (None, None)
+
+
+@pytest.mark.parametrize(("with_ablation", "steps"), [(True, 4 + 2), (False, 4)])
+def test_progress_is_told(with_ablation, steps):
+    told = []
+    study(sharpened_gpt(), random_tokens(2, 30), with_ablation=with_ablation, on_progress=told.append)
+    assert len(told) == steps
+    assert told.count("ablating") == (2 if with_ablation else 0)
+
+
+def test_history_is_the_scans(scanned):
+    collapsed = replace(scanned, step=250).record()
+    for layer in collapsed["layers"]:
+        layer["block_influence"] = 0.0
+    gpt = sharpened_gpt()
+    with torch.no_grad():
+        for part in (gpt.blocks[1].attention.output, gpt.blocks[1].mlp.down):
+            part.weight.zero_()
+            part.bias.zero_()
+    found = study(gpt, random_tokens(3, 60), step=300, history=[collapsed], with_ablation=False)
+    assert "dead layer" in [alarm.label for alarm in found.scan.alarms if alarm.layer == 1]
