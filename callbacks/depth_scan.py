@@ -38,8 +38,8 @@ LAYOUT = {  # TensorBoard's Custom Scalars: the curves that belong together in o
 
 class DepthScan(ValidationCallback):
     """Scan a few fixed validation sequences and write to TensorBoard `depth_scan/<metric>/layer_LL` (mean over heads)
-    and `/worst` as scalars, `depth_scan/<metric>` (layer × head) as images and histograms,
-    `depth_scan/entropy_over_time` as an image, `depth_scan/verdicts` as text, and the number of alarms.
+    and `/worst` as scalars, `/heads` as histograms, `depth_scan/<metric>` (layer × head) and
+    `depth_scan/entropy_over_time` as images, `depth_scan/verdicts` as text, and the number of alarms.
 
     It hooks into the network only while it scans; training steps cost the same with it as without.
 
@@ -124,7 +124,8 @@ def write_scalars(writer: SummaryWriter, result: DepthScanResult, step: int) -> 
     for name in TITLES:
         finite = result.heads[name][result.heads[name].isfinite()]
         if len(finite):
-            writer.add_histogram(f"depth_scan/{name}", finite, step)
+            # Not the name of the picture: of two kinds under one name TensorBoard shows only the first.
+            writer.add_histogram(f"depth_scan/{name}/heads", finite, step)
     confirmed = sum(alarm.confirmed for alarm in result.alarms)
     writer.add_scalar("depth_scan/alarms", confirmed, step)
     writer.add_scalar("depth_scan/suspicions", len(result.alarms) - confirmed, step)

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import struct
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 from gpt_lightning.data.datamodule import TextDataModule
+from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_state
+from gpt_lightning.model import GPT, GPTConfig
 from tests.command_line import TINY, run
 
 
@@ -17,7 +21,7 @@ from tests.command_line import TINY, run
 def checkpoint(tmp_path_factory, corpus_file) -> Path:
     """A checkpoint that train.py wrote, moved away from its run and its data."""
     directory = tmp_path_factory.mktemp("trained")
-    result = run("train.py", "fit", *TINY, "--trainer.max_steps=20", "--data.corpus", corpus_file, cwd=directory)
+    result = run("train.py", "fit", *TINY, "--trainer.max_steps=40", "--data.corpus", corpus_file, cwd=directory)
     assert result.returncode == 0, result.stderr
     moved = tmp_path_factory.mktemp("moved") / "my.ckpt"
     shutil.move(directory / "runs/default/version_0/checkpoints/last.ckpt", moved)
@@ -33,10 +37,16 @@ def test_analyze_writes_what_the_contract_says(checkpoint, tmp_path):
         "depth_scan.json",
         "depth_scan.png",
         "report.html",
+        "ablation.png",
+        "entropy_over_time.png",
+        "logit_lens.png",
+        "similarity.png",
+        "attention/heads_of_note.png",
         "attention/layer_00.png",
         "attention/layer_01.png",
     }
     assert "4 heads in 2 layers" in result.stdout
+    assert "without it the loss changes by" in result.stdout
     scan = json.loads((tmp_path / "out/depth_scan.json").read_text(), parse_constant=pytest.fail)
     assert len(scan["layers"]) == 2
     for layer in scan["layers"]:
@@ -45,6 +55,7 @@ def test_analyze_writes_what_the_contract_says(checkpoint, tmp_path):
             metrics = {"entropy", "normalized_entropy", "first_position_mass", "stripe", "local_mass", "previous_token"}
             assert metrics <= set(head) & set(scan["units"])
             assert head["verdict"]
+            assert head["ablation"]["effect"] in ("needed", "no effect", "harmful", "unclear")
     for picture in (tmp_path / "out").rglob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -52,7 +63,7 @@ def test_analyze_writes_what_the_contract_says(checkpoint, tmp_path):
 def test_the_report_needs_nothing_but_itself(checkpoint, tmp_path):
     # A text with a token that would be markup if it were not escaped.
     (tmp_path / "text.txt").write_text("<script>alert(1)</script> & so on\n" * 20)
-    args = ("--checkpoint", checkpoint, "--output", tmp_path, "--text", tmp_path / "text.txt")
+    args = ("--checkpoint", checkpoint, "--output", tmp_path, "--text", tmp_path / "text.txt", "--no-ablation")
     assert run("analyze.py", *args, cwd=tmp_path).returncode == 0
     page = (tmp_path / "report.html").read_text()
 
@@ -68,8 +79,9 @@ def test_the_report_needs_nothing_but_itself(checkpoint, tmp_path):
     parser.feed(page)
     assert parser.found
     assert all(link.startswith("data:image/png;base64,") for link in parser.found)
-    assert "script" not in parser.tags
-    assert page.index('class="summary"') < page.index("<img") < page.rindex("<table")
+    assert parser.tags.count("script") == 2  # the project's own, for the text to point at: data and program
+    assert "alert(1)" not in "".join(re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL))
+    assert page.index('class="summary healthy"') < page.index("<img") < page.rindex("<table")
     assert not re.search(r"@import|url\(", page)
 
 
@@ -81,6 +93,61 @@ def test_analyze_finds_its_way_without_output_or_text(checkpoint, tmp_path):
     assert result.returncode == 0, result.stderr
     assert (run_dir / "analysis/report.html").is_file()
     assert "validation text" in (run_dir / "analysis/report.html").read_text()
+
+
+def test_two_checkpoints_side_by_side(checkpoint, tmp_path):
+    args = ("--checkpoint", checkpoint, "--compare", checkpoint, "--output", tmp_path, "--no-ablation")
+    result = run("analyze.py", *args, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"B: {checkpoint}, loss " in result.stdout
+    found = json.loads((tmp_path / "depth_scan.json").read_text())
+    other = found["compared_with"]
+    assert other["cross_entropy"] == pytest.approx(found["cross_entropy"])
+    assert other["same_tokens"]
+    for ours, theirs in zip(found["layers"], other["layers"], strict=True):
+        for one, same in zip(ours["heads"], theirs["heads"], strict=True):
+            assert one["entropy"] == pytest.approx(same["entropy"])
+    assert (tmp_path / "comparison.png").is_file()
+    assert "Compared, layer by layer" in (tmp_path / "report.html").read_text()
+
+
+def test_the_scans_of_the_run_confirm_what_a_checkpoint_shows(checkpoint, tmp_path):
+    """A layer dies after training: one scan is a suspicion, and one more in the run's history makes it certain."""
+    content = torch.load(checkpoint, weights_only=True)
+    for name in ("attention.output.weight", "attention.output.bias", "mlp.down.weight", "mlp.down.bias"):
+        content["state_dict"][f"model.blocks.1.{name}"].zero_()
+    history = content["callbacks"]["DepthScan"]["history"]
+    assert [scan["step"] for scan in history] == [20]  # the scan at step 40 came after the checkpoint
+    torch.save(content, tmp_path / "killed.ckpt")
+    for scan in history:
+        scan["layers"][1]["block_influence"] = 0.0
+    torch.save(content, tmp_path / "dead_for_long.ckpt")
+    for name, label, health in (("killed", "dead layer?", "suspect"), ("dead_for_long", "dead layer", "sick")):
+        output = tmp_path / name
+        args = ("--checkpoint", f"{name}.ckpt", "--output", output, "--no-ablation")
+        assert run("analyze.py", *args, cwd=tmp_path).returncode == 0
+        found = json.loads((output / "depth_scan.json").read_text())
+        assert (found["verdict"], found["layers"][1]["verdict"]) == (health, label)
+        assert (output / "entropy_over_time.png").is_file()
+
+
+def test_long_contexts_get_pooled_pictures(tmp_path, corpus_file):
+    torch.manual_seed(0)
+    config = GPTConfig(n_layer=1, n_head=2, d_model=16, context_length=300, vocab_size=256)
+    content = {
+        "hyper_parameters": {"gpt": asdict(config)},
+        "state_dict": {f"model.{name}": weight for name, weight in GPT(config).state_dict().items()},
+        "TextDataModule": {"tokenizer": tokenizer_state(load_tokenizer("bytes"))},
+        "global_step": 7,
+    }
+    torch.save(content, tmp_path / "long.ckpt")
+    args = ("--checkpoint", "long.ckpt", "--output", tmp_path, "--text", corpus_file, "--no-ablation")
+    result = run("analyze.py", *args, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    png = (tmp_path / "attention/layer_00_pooled.png").read_bytes()
+    width, height = struct.unpack(">II", png[16:24])
+    assert 300 < width <= 1600
+    assert 200 < height <= 1200
 
 
 def test_a_checkpoint_carries_the_sequences_that_training_scanned(checkpoint, corpus_file, tmp_path):
@@ -105,6 +172,7 @@ def test_generate_continues_the_prompt_the_same_way_for_the_same_seed(checkpoint
     [
         ("analyze.py", ["--checkpoint=nowhere.ckpt"], "There is no checkpoint at nowhere.ckpt"),
         ("analyze.py", ["--checkpoint=truncated.ckpt"], "truncated or damaged"),
+        ("analyze.py", ["--checkpoint=my.ckpt", "--compare=nowhere.ckpt"], "There is no checkpoint at nowhere.ckpt"),
         ("analyze.py", ["--checkpoint=my.ckpt", "--text=nowhere.txt"], "nowhere.txt can't be read"),
         ("analyze.py", ["--checkpoint=my.ckpt", "--text=empty.txt"], "empty.txt holds 0 tokens"),
         ("analyze.py", ["--checkpoint=my.ckpt", "--output=empty.txt"], "empty.txt"),
