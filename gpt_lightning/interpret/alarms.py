@@ -19,7 +19,7 @@ COLLAPSED_STRIPE = 0.3
 SHARP_ENTROPY = 0.35
 SHARP_STRIPE = 0.25
 SHARP_LOGIT = 15
-SHARP_SHARE = 0.5  # of the heads
+SHARP_SHARE = 0.75  # of the heads: a healthy layer was seen with half of its heads on stripes
 RANK_LEFT = 0.5  # of the running maximum
 ONE_COLUMN = 0.9  # mass on a single token
 LAZY_SHARE = 0.75  # of the heads
@@ -115,7 +115,7 @@ def _broken(s: Series) -> list[bool]:
 
 def _entropy_collapse(s: Series) -> list[bool]:
     """Low or falling entropy, large or growing logits, and a stripe (Zhai et al. 2023: growth precedes collapse); or,
-    earlier, half of the heads sharp on a stripe each."""
+    earlier, three quarters of the heads sharp on a stripe each."""
     entropy, logit, stripe = s["normalized_entropy"], s["max_logit"], s["stripe"]
     holds = []
     for i in range(len(entropy)):

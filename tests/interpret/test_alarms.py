@@ -88,16 +88,16 @@ def test_a_lazy_layer_stays_a_suspicion_until_an_ablation_proves_it():
         COLLAPSED | {"normalized_entropy": 0.16},
         COLLAPSED | {"max_logit": 49.0},
         COLLAPSED | {"stripe": 0.29},
-        {"sharp_heads": 1, "stripe": 0.6},
-        {"sharp_heads": 2, "stripe": 0.29},
+        {"sharp_heads": 2, "stripe": 0.6},
+        {"sharp_heads": 3, "stripe": 0.29},
     ],
 )
 def test_every_condition_is_needed(change):
     assert labels(HEALTHY | change, HEALTHY | change) == []
 
 
-def test_half_of_the_heads_sharp_is_a_collapse_on_its_way():
-    assert labels({"sharp_heads": 2, "stripe": 0.31}) == ["entropy collapse?"]
+def test_three_quarters_of_the_heads_sharp_are_a_collapse_on_its_way():
+    assert labels({"sharp_heads": 3, "stripe": 0.31}) == ["entropy collapse?"]
 
 
 def test_entropy_that_halves_while_logits_double_is_a_collapse():
