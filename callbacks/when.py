@@ -68,5 +68,6 @@ class TensorBoardCallback(ValidationCallback):
 
 
 def tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
-    """TensorBoard's writer, if the run has one."""
-    return trainer.logger.experiment if isinstance(trainer.logger, TensorBoardLogger) else None
+    """TensorBoard's writer, if the run has one: on rank zero alone, elsewhere Lightning hands out a dummy."""
+    writes = trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger)
+    return trainer.logger.experiment if writes else None
