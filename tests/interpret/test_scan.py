@@ -11,6 +11,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
     checkpoint_wrapper,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret import scan
@@ -124,6 +126,33 @@ def test_sequences_are_averaged_and_the_strongest_names_the_stripe():
 def test_relative_output_norms_average_to_one_in_a_layer():
     found = depth_scan(sharpened_gpt(), random_tokens(2, 30)).heads
     torch.testing.assert_close(found["output_norm_relative_to_layer"].mean(1), torch.ones(2))
+
+
+def test_a_scan_never_holds_a_whole_attention_matrix():
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            self.numel = max([self.numel, *(x.numel() for x in tree_leaves(out) if torch.is_tensor(x))])
+            return out
+
+    B, H, T, block = 2, 4, 512, 32
+    gpt = sharpened_gpt(n_head=H, context_length=T)
+    with Largest() as largest:
+        depth_scan(gpt, random_tokens(B, T), block=block)
+    # Of the blocks, and of the MLP, whichever is larger; one matrix of all heads would be 16 times as much.
+    assert largest.numel <= max(B * H * block * T, B * T * 4 * gpt.config.d_model) < B * H * T * T / 8
+
+
+def test_long_sequences_go_through_in_parts(monkeypatch):
+    gpt, tokens = sharpened_gpt(), random_tokens(5, 70)
+    expected = depth_scan(gpt, tokens)
+    monkeypatch.setattr(scan, "BLOCK_NUMBERS", 2 * 70 * 70 * 2)  # two sequences of two heads
+    passes = []
+    with gpt.token_embedding.register_forward_hook(lambda *_: passes.append(1)):
+        assert_same_metrics(depth_scan(gpt, tokens), expected, atol=1e-5, rtol=1e-5)
+    assert len(passes) == 3 + 1  # and one for the repeated tokens
 
 
 @pytest.mark.parametrize("position", ["learned", "rope"])
