@@ -199,9 +199,8 @@ def judge(one: dict, worst_healthy: list[float]) -> Judged:
             confirmed = scan["step"]
         kinds |= {alarm.kind for alarm in certain}
         places |= {(alarm.kind, alarm.layer, alarm.reason.split(":")[0]) for alarm in certain}
-    shows = [
-        scan["step"] for scan, worst in zip(one["scans"], worst_healthy, strict=True) if not scan["val_loss"] < worst
-    ]
+    compared = zip(one["scans"], worst_healthy, strict=False)  # none where no healthy run is as long
+    shows = [scan["step"] for scan, worst in compared if not scan["val_loss"] < worst]
     zeroed = one["condition"].endswith("zeroed")
     expected = f"head {ZEROED_HEAD}" if one["condition"] == "head zeroed" else None
     right = any(layer == ZEROED_LAYER and expected in (None, reason) for _, layer, reason in places)

@@ -1,13 +1,22 @@
 """What the interpretation's tests share: a scanned network."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointImpl,
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gpt_lightning.interpret.advice import KINDS
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.interpret.verdicts import Verdict
-from gpt_lightning.model import GPT, GPTConfig
+from gpt_lightning.model import GPT, Block, GPTConfig
 
 
 def sharpened_gpt(n_layer: int = 2, n_head: int = 2, context_length: int = 72, **options) -> GPT:
@@ -22,6 +31,26 @@ def sharpened_gpt(n_layer: int = 2, n_head: int = 2, context_length: int = 72, *
 
 def random_tokens(B: int, T: int) -> torch.Tensor:
     return torch.randint(50, (B, T), generator=torch.Generator().manual_seed(1))
+
+
+class Largest(TorchDispatchMode):
+    """While this lasts, `numel` is the size of the largest storage that an operation returned, in its numbers."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = [x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(out) if torch.is_tensor(x)]
+        self.numel = max([self.numel, *sizes])
+        return out
+
+
+def with_checkpointed_blocks(gpt: GPT) -> GPT:
+    """The network with every block wrapped, as activation checkpointing does."""
+    wrapper = partial(checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+    apply_activation_checkpointing(gpt, wrapper, lambda module: isinstance(module, Block))
+    assert type(gpt.blocks[0]) is not Block
+    return gpt
 
 
 @pytest.fixture

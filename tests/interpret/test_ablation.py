@@ -3,28 +3,20 @@
 import copy
 import math
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
-    CheckpointImpl,
-    apply_activation_checkpointing,
-    checkpoint_wrapper,
-)
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret import ablation, predictions
 from gpt_lightning.interpret.ablation import T_QUANTILES, Ablation, ablate, effect, interval
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
-from gpt_lightning.model import GPT, Block, GPTConfig
+from gpt_lightning.model import GPT, GPTConfig
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
 from tests.interpret.circuits import induction_circuit, repeated_sequences
-from tests.interpret.conftest import random_tokens, sharpened_gpt
+from tests.interpret.conftest import Largest, random_tokens, sharpened_gpt, with_checkpointed_blocks
 
 PERIOD = 31
 SECOND_HALF = PERIOD + 2  # the first token that is predictable
@@ -158,15 +150,6 @@ def test_micro_batches_and_blocks_of_rows_change_no_number(most_numbers, monkeyp
 def test_no_tensor_is_larger_than_allowed(vocab_size, d_model, most_numbers, monkeypatch):
     """Whether the logits are the largest (one sequence is too many) or the MLP (two of eight sequences fit)."""
 
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            sizes = [x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(out) if torch.is_tensor(x)]
-            self.numel = max([self.numel, *sizes])
-            return out
-
     gpt = GPT(GPTConfig(2, 2, d_model, 64, vocab_size))
     monkeypatch.setattr(ablation, "MOST_NUMBERS", most_numbers)
     monkeypatch.setattr(predictions, "MOST_NUMBERS", most_numbers)
@@ -227,9 +210,7 @@ def test_a_network_in_bfloat16():
 def test_a_network_with_activation_checkpointing():
     gpt, tokens = sharpened_gpt(), random_tokens(2, 30)
     expected = ablate(gpt, tokens)
-    wrapper = partial(checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
-    apply_activation_checkpointing(gpt, wrapper, lambda module: isinstance(module, Block))
-    assert type(gpt.blocks[0]) is not Block
+    with_checkpointed_blocks(gpt)
     assert_same(ablate(gpt, tokens), expected, atol=0, rtol=0)
     assert hooks(gpt) == []
 

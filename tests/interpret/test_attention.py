@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.attention import (
@@ -15,6 +13,7 @@ from gpt_lightning.interpret.attention import (
     frequent_tokens,
     repeat_statistics,
 )
+from tests.interpret.conftest import Largest
 
 SHARP = 1000.0  # a logit that leaves nothing for the other keys
 
@@ -253,15 +252,6 @@ def test_autocast_does_not_reach_the_statistics():
 
 
 def test_no_tensor_is_larger_than_a_block_of_rows():
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            sizes = [x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(out) if torch.is_tensor(x)]
-            self.numel = max([self.numel, *sizes])
-            return out
-
     B, H, T, D, block = 2, 2, 1024, 8, 32
     qkv = random_qkv(B, H, T, D)
     with Largest() as largest:

@@ -12,8 +12,6 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
     checkpoint_wrapper,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret import logit_lens as logit_lens_module
@@ -21,7 +19,7 @@ from gpt_lightning.interpret.logit_lens import LogitLens, logit_lens
 from gpt_lightning.model import GPT, Block, GPTConfig
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
 from tests.interpret.circuits import induction_circuit, repeated_sequences
-from tests.interpret.conftest import random_tokens, sharpened_gpt
+from tests.interpret.conftest import Largest, random_tokens, sharpened_gpt
 
 
 def hooks(model: torch.nn.Module) -> list:
@@ -95,15 +93,6 @@ def test_micro_batches_and_blocks_of_rows_change_no_number(most_numbers, monkeyp
 
 
 def test_no_logits_are_larger_than_allowed(monkeypatch):
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            sizes = [x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(out) if torch.is_tensor(x)]
-            self.numel = max([self.numel, *sizes])
-            return out
-
     gpt = GPT(GPTConfig(2, 2, 8, 64, 2000))
     monkeypatch.setattr(logit_lens_module, "MOST_NUMBERS", 2**17)
     with Largest() as largest:

@@ -4,13 +4,11 @@ import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.pooled import attention_pooled_maps, pooled_attention
 from gpt_lightning.interpret.scan import attention_maps
-from tests.interpret.conftest import random_tokens, sharpened_gpt
+from tests.interpret.conftest import Largest, random_tokens, sharpened_gpt
 
 
 def random_qk(H: int = 3, T: int = 200, D: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,15 +63,6 @@ def test_where_every_token_has_a_bin_it_is_the_pattern_itself():
 
 
 def test_no_tensor_is_larger_than_a_block_of_rows():
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            sizes = [x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(out) if torch.is_tensor(x)]
-            self.numel = max([self.numel, *sizes])
-            return out
-
     H, T, block = 2, 1024, 32
     qk = random_qk(H, T)
     with Largest() as largest:

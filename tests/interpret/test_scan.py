@@ -6,21 +6,14 @@ from functools import partial
 
 import pytest
 import torch
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
-    CheckpointImpl,
-    apply_activation_checkpointing,
-    checkpoint_wrapper,
-)
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret import scan
 from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
-from gpt_lightning.model import GPT, Block, GPTConfig
+from gpt_lightning.model import GPT, GPTConfig
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
-from tests.interpret.conftest import random_tokens, sharpened_gpt
+from tests.interpret.conftest import Largest, random_tokens, sharpened_gpt, with_checkpointed_blocks
 
 
 def hooks(model: torch.nn.Module) -> list:
@@ -129,14 +122,6 @@ def test_relative_output_norms_average_to_one_in_a_layer():
 
 
 def test_a_scan_never_holds_a_whole_attention_matrix():
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            self.numel = max([self.numel, *(x.numel() for x in tree_leaves(out) if torch.is_tensor(x))])
-            return out
-
     B, H, T, block = 2, 4, 512, 32
     gpt = sharpened_gpt(n_head=H, context_length=T)
     with Largest() as largest:
@@ -258,9 +243,7 @@ def test_the_network_is_left_as_it_was_when_the_scan_fails(where, monkeypatch):
 def test_a_network_with_activation_checkpointing():
     gpt, tokens = sharpened_gpt(), random_tokens(2, 30)
     expected = depth_scan(gpt, tokens)
-    wrapper = partial(checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
-    apply_activation_checkpointing(gpt, wrapper, lambda module: isinstance(module, Block))
-    assert type(gpt.blocks[0]) is not Block
+    with_checkpointed_blocks(gpt)
     assert_same_metrics(depth_scan(gpt, tokens), expected, atol=0, rtol=0)
     assert hooks(gpt) == []
 
