@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gpt_lightning.interpret.hooks import checked_tokens, observed
 
-MOST_NUMBERS = 2**24  # in one tensor of logits: 64 MB in float32
+MOST_NUMBERS = 2**24  # alive at once, of logits or in the MLP: 64 MB in float32
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def cross_entropies(model: nn.Module, tokens_BT: Tensor) -> Tensor:
 
 def token_losses(model: nn.Module, hidden_NC: Tensor, targets_N: Tensor) -> Tensor:
     """Cross-entropy (N,) float32 of the head's logits, of hidden states after the final norm, by blocks of rows."""
-    rows = max(1, MOST_NUMBERS // model.config.vocab_size)
+    rows = max(1, MOST_NUMBERS // (4 * model.config.vocab_size))  # cross_entropy makes a few tensors of that size
     return torch.cat(
         [
             F.cross_entropy(model.head(some_NC).float(), some_N, reduction="none")
