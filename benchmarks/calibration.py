@@ -40,7 +40,7 @@ HEALTHY = {"learning_rate": 1e-3, "warmup_steps": 20, "clip": 1.0, "gpt": {}, "s
 CONDITIONS = {
     "healthy": {},
     "healthy, RoPE": {"gpt": {"position": "rope"}},
-    "healthy, lr 3e-3": {"learning_rate": 3e-3},
+    "borderline, lr 3e-3": {"learning_rate": 3e-3},
     "healthy, five times as long": {"learning_rate": 2e-3, "steps": 5},
     "learning rate 3e-2, no clipping": {"learning_rate": 3e-2, "clip": None},
     "large logits, no warm-up": {"learning_rate": 3e-3, "warmup_steps": 0, "sicken": "large logits"},
@@ -167,7 +167,7 @@ def table(args: argparse.Namespace) -> None:
     for condition in order:
         found = by_condition[condition]
         steps = [span([getattr(judged, name) for judged in found]) for name in ("suspected", "confirmed", "loss_shows")]
-        sick = "healthy" not in condition
+        sick = not condition.startswith(("healthy", "borderline"))
         early = sum(judged.suspected is not None and judged.suspected <= (judged.loss_shows or 1e9) for judged in found)
         placed = sum(judged.right_place for judged in found)
         last = f"{early} of {len(found)} | {placed} of {len(found)}" if sick else "– | –"

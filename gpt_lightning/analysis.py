@@ -23,6 +23,7 @@ from gpt_lightning.interpret.hover import attention_explorer
 from gpt_lightning.interpret.labels import token_label
 from gpt_lightning.interpret.pooled import attention_pooled_maps
 from gpt_lightning.interpret.predictions import cross_entropies
+from gpt_lightning.interpret.redraw import Drawn
 from gpt_lightning.interpret.report import Comparison, Picture, report_html
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.interpret.study import Study, study
@@ -150,7 +151,7 @@ def draw(
             yield picture(f"attention/layer_{layer:02d}_pooled.png", "pooled", figure)
 
 
-def picture(file: str, kind: str, figure: Figure) -> Picture:
+def picture(file: str, kind: str, figure: Figure | Drawn) -> Picture:
     """Drawn now, so that only its bytes stay in memory."""
     return Picture(file, kind, figures.figure_to_png(figure))
 

@@ -1,7 +1,8 @@
 """Layer × head matrices of a depth scan, and what every picture here is drawn with: numbers in, matplotlib Figures out.
 
 Never larger than 1600 × 1200 pixels. Only the object-oriented Figure, never pyplot: pyplot keeps every figure alive,
-and a callback draws thousands. Knows nothing of models, files or TensorBoard.
+and a callback draws thousands. Knows nothing of models, files or TensorBoard. What is drawn at every validation takes
+its frame from a cache, see redraw.py.
 
 Shapes: L layers, H heads, T tokens, S scans over time.
 """
@@ -22,12 +23,14 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ft2font import FT2Font
+from matplotlib.image import PcolorImage, imsave
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 from torch import Tensor
 
 from gpt_lightning.interpret.advice import KINDS
+from gpt_lightning.interpret.redraw import Drawn, Frame
 from gpt_lightning.interpret.result import HEAD_UNITS, DepthScanResult
 from gpt_lightning.interpret.verdicts import Verdict
 
@@ -52,21 +55,35 @@ TITLES = {
 }
 
 
-def head_matrix(result: DepthScanResult, metric: str) -> Figure:
+def head_matrix(result: DepthScanResult, metric: str) -> Drawn:
     """One metric of HEAD_UNITS as a layer × head matrix, layer 0 on top, with the verdict's letter in each cell."""
     L, H = result.heads[metric].shape
-    width, height = clip(2.4 + 0.6 * H, 5.5, WIDTH), clip(1.9 + 0.5 * L, 3.6, HEIGHT)
+    norm, width = metric_norm(metric, result), clip(2.4 + 0.6 * H, 5.5, WIDTH)
+    key = key_of(result.verdicts, width)
+    frame, matrix = matrix_frame(L, H, width, key.count("\n"), norm.vmin, norm.vmax, HEAD_UNITS[metric])
+    matrix.show(result, metric)
+    frame.figure.texts[0].set_text(key)
+    return frame.draw()
+
+
+# A scan's twelve metrics need five frames, one for each scale.
+@lru_cache(maxsize=8)
+def matrix_frame(
+    L: int, H: int, width: float, key_breaks: int, low: float, high: float, unit: str
+) -> tuple[Frame, "Matrix"]:
+    """A matrix that fills a figure, above room for a key with so many line breaks; the key is the figure's text."""
+    height = clip(1.9 + 0.5 * L, 3.6, HEIGHT)
     figure = Figure((width, height), dpi=DPI)
-    key_height = add_key(figure, result.verdicts)
-    draw_matrix(figure, (0, key_height, width, height - key_height), result, metric)
-    return figure
+    foot = write_key(figure, "\n" * key_breaks)
+    matrix = Matrix(figure, (0, foot, width, height - foot), (L, H), Normalize(low, high), unit)
+    return Frame(figure, matrix.changing, figure.texts), matrix
 
 
 def overview(result: DepthScanResult) -> Figure:
     """The main metrics side by side, for a first look at a model."""
     L, _ = result.heads["entropy"].shape
     columns, rows = 4, math.ceil(len(TITLES) / 4)
-    figure = Figure((WIDTH, clip(1.2 + rows * (1.2 + 0.3 * L), 6.5, HEIGHT)), dpi=DPI)
+    figure = Figure((WIDTH, clip(1.2 + rows * (1.2 + 0.3 * L), 7.3, HEIGHT)), dpi=DPI)
     step = "" if result.step is None else f"step {result.step}, "
     title = f"Depth scan: {step}{result.sequences} sequences of {result.tokens} tokens"
     figure.suptitle(title, fontsize=14, y=from_top(figure, 0.08))
@@ -78,29 +95,46 @@ def overview(result: DepthScanResult) -> Figure:
     return figure
 
 
-def entropy_over_time(steps: Sequence[int], normalized_entropy_SL: Tensor) -> Figure:
+def entropy_over_time(steps: Sequence[int], normalized_entropy_SL: Tensor) -> Drawn:
     """Layer × step: the median normalised entropy of each layer's heads at each scan, the best picture of a collapse.
 
     Args:
         steps: Optimiser step of each scan.
         normalized_entropy_SL: (S, L), shares from 0 to 1; a row is `result.heads["normalized_entropy"].mean(1)`.
     """
+    S, L = normalized_entropy_SL.shape
+    frame, axes = entropy_frame(over_time_width(S), L)
+    show_over_time(axes, steps, normalized_entropy_SL)
+    return frame.draw()
+
+
+@lru_cache(maxsize=1)
+def entropy_frame(width: float, L: int) -> tuple[Frame, Axes]:
+    """The empty axes of a figure with its scale; the image and the steps are contents."""
     title, unit = "Entropy over time, relative to uniform", HEAD_UNITS["normalized_entropy"]
-    return draw_over_time(steps, normalized_entropy_SL, title, unit, Normalize(0, 1))
+    axes = over_time_axes(width, L, title, unit, Normalize(0, 1))
+    return Frame(axes.figure, [axes.images[0], axes.xaxis, *axes.spines.values()]), axes
 
 
-def figure_to_png(figure: Figure) -> bytes:
+def figure_to_png(figure: Figure | Drawn) -> bytes:
     """The picture as a PNG file's bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    imsave(buffer, _pixels(figure), format="png", dpi=DPI)
     return buffer.getvalue()
 
 
-def figure_to_array(figure: Figure) -> np.ndarray:
+def figure_to_array(figure: Figure | Drawn) -> np.ndarray:
     """The picture as (3, height, width) uint8, what TensorBoard's `add_image` takes."""
+    return _pixels(figure)[..., :3].transpose(2, 0, 1).copy()
+
+
+def _pixels(figure: Figure | Drawn) -> np.ndarray:
+    """RGBA, (height, width, 4) uint8."""
+    if isinstance(figure, Drawn):
+        return figure.pixels
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].transpose(2, 0, 1).copy()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def metric_norm(metric: str, *results: DepthScanResult) -> Normalize:
@@ -110,61 +144,103 @@ def metric_norm(metric: str, *results: DepthScanResult) -> Normalize:
     if metric == "entropy":
         return Normalize(0, math.log(max(result.tokens for result in results)))
     values = np.concatenate([to_array(result.heads[metric]).ravel() for result in results])
-    return Normalize(0, max(values[np.isfinite(values)].max(initial=0), 1e-9))
+    # Free, but in steps: pictures of neighbouring scans compare, and share a frame.
+    return Normalize(0, round_up(float(values[np.isfinite(values)].max(initial=0))))
+
+
+def round_up(value: float) -> float:
+    """The next of 1, 1.5, 2, 3, 5, 7 × 10^k that is not below `value`, at least 1e-9."""
+    value = max(value, 1e-9)
+    power = 10.0 ** math.floor(math.log10(value))
+    # Multiplied again, 1.5 × 10^k may be a rounding error below itself.
+    return next(top for top in (step * power for step in (1, 1.5, 2, 3, 5, 7, 10)) if top >= value * (1 - 1e-9))
 
 
 def draw_over_time(steps: Sequence[int], values_SL: Tensor, title: str, unit: str, norm: Normalize) -> Figure:
     """Layer × step, a column for each of the S `steps`; values (S, L) in `unit`."""
     S, L = values_SL.shape
-    width, height = clip(3 + 0.3 * S, 6, WIDTH), clip(1.6 + 0.4 * L, 3.2, HEIGHT)
+    axes = over_time_axes(over_time_width(S), L, title, unit, norm)
+    show_over_time(axes, steps, values_SL)
+    return axes.figure
+
+
+def over_time_width(S: int) -> float:
+    """Inches; wider every ten scans only, so that a frame lasts for ten."""
+    return clip(3 + 3 * math.ceil(S / 10), 6, WIDTH)
+
+
+def over_time_axes(width: float, L: int, title: str, unit: str, norm: Normalize) -> Axes:
+    """Layer × step without any values yet, in a figure of its own."""
+    height = clip(1.6 + 0.4 * L, 3.2, HEIGHT)
     figure = Figure((width, height), dpi=DPI)
     axes = add_axes(figure, (0.65, 0.55, width - 1.75, height - 0.9))
-    axes.imshow(to_array(values_SL.T), cmap=COLOURS, norm=norm, aspect="auto")
-    shown = spread(S, int((width - 1.75) / 0.75))  # 0.75 inches: eight digits
-    axes.set_xticks(shown, [str(steps[i]) for i in shown])
+    axes.imshow(np.zeros((L, 1)), cmap=COLOURS, norm=norm, aspect="auto")
     axes.set_yticks(spread(L, 24))
     axes.set(xlabel="step", ylabel="layer")
     axes.set_title(title, fontsize=12)
     add_scale(figure, (width - 0.95, 0.55, 0.17, height - 0.9), norm, unit, 9)
-    return figure
+    return axes
+
+
+def show_over_time(axes: Axes, steps: Sequence[int], values_SL: Tensor) -> None:
+    """Put the values (S, L) of S `steps` into such axes."""
+    S, L = values_SL.shape
+    axes.images[0].set(data=to_array(values_SL.T), extent=(-0.5, S - 0.5, L - 0.5, -0.5))
+    shown = spread(S, int(axes.bbox.width / DPI / 0.75))  # 0.75 inches: eight digits
+    axes.set_xticks(shown, [str(steps[i]) for i in shown])
 
 
 def draw_matrix(figure: Figure, box: Box, result: DepthScanResult, metric: str, norm: Normalize | None = None) -> None:
     """A layer × head matrix with its letters, title and scale in a part of a figure; `norm` None means the metric's."""
-    values_LH = to_array(result.heads[metric])
     norm = norm or metric_norm(metric, result)
-    left, bottom, width, height = box[0] + 0.5, box[1] + 0.45, box[2] - 1.5, box[3] - 0.8  # leave room for the words
-    axes = add_axes(figure, (left, bottom, width, height))
-    colours_LH4 = COLOURS(norm(np.ma.masked_invalid(values_LH)))
-    axes.imshow(colours_LH4, aspect="auto", interpolation="nearest")
-    L, H = values_LH.shape
-    axes.set_xticks(spread(H, 16))
-    axes.set_yticks(spread(L, 24))
-    axes.tick_params(labelsize=8, length=2)
-    axes.set(xlabel="head", ylabel="layer")
-    axes.set_title(TITLES.get(metric, metric.replace("_", " ")), fontsize=11)
-    add_scale(figure, (left + width + 0.12, bottom, 0.14, height), norm, HEAD_UNITS[metric], 8)
-    _add_letters(axes, 72 * min(width / H, height / L), colours_LH4, result.verdicts)
+    Matrix(figure, box, result.heads[metric].shape, norm, HEAD_UNITS[metric]).show(result, metric)
 
 
-def _add_letters(axes: Axes, cell: float, colours_LH4: np.ndarray, verdicts: Sequence[Sequence[Verdict]]) -> None:
-    """Write each verdict's letter into its cell, whose shorter side is `cell` points."""
-    size = min(12, 0.6 * cell)
-    if size < 6:  # points: unreadable
-        return
-    luminance_LH = colours_LH4[..., :3] @ (0.2126, 0.7152, 0.0722)  # relative luminance, ITU-R BT.709
-    paths = {name: _centred_letter(kind.letter, size) for name, kind in KINDS.items()}
-    # One collection of outlines: a Text for every cell takes longer than all the rest of the picture.
-    letters = PathCollection(
-        [paths[verdict.kind] for row in verdicts for verdict in row],
-        facecolors=["white" if luminance < 0.45 else "black" for luminance in luminance_LH.flat],
-        linewidths=0,
-        offsets=[(head, layer) for layer, row in enumerate(verdicts) for head in range(len(row))],
-        offset_transform=axes.transData,
-        transform=Affine2D().scale(DPI / 72),
-    )
-    letters.set_snap(False)  # snapped to pixels, the strokes of T, L and F are thin in one cell and fat in the next
-    axes.add_collection(letters, autolim=False)
+class Matrix:
+    """A layer × head matrix and its scale in a part of a figure, empty until it is shown something.
+
+    Attributes:
+        changing: The artists that differ from one content to another, as Frame takes them.
+    """
+
+    def __init__(self, figure: Figure, box: Box, shape: tuple[int, int], norm: Normalize, unit: str) -> None:
+        (L, H), self.norm = shape, norm
+        left, bottom, width, height = box[0] + 0.5, box[1] + 0.45, box[2] - 1.5, box[3] - 0.8  # room for the words
+        self.axes = axes = add_axes(figure, (left, bottom, width, height))
+        # As imshow without interpolation, in a fifth of the time.
+        self.edges = np.arange(H + 1) - 0.5, np.arange(L + 1) - 0.5
+        self.image = PcolorImage(axes, *self.edges, np.zeros((L, H, 4), dtype=np.uint8))
+        axes.add_image(self.image)
+        axes.set(xlim=(-0.5, H - 0.5), ylim=(L - 0.5, -0.5))
+        axes.set_xticks(spread(H, 16))
+        axes.set_yticks(spread(L, 24))
+        axes.tick_params(labelsize=8, length=2)
+        axes.set(xlabel="head", ylabel="layer")
+        add_scale(figure, (left + width + 0.12, bottom, 0.14, height), norm, unit, 8)
+        self.letter_size = min(12, 0.6 * 72 * min(width / H, height / L))  # points
+        # One collection of outlines: a Text for every cell takes longer than all the rest of the picture.
+        self.letters = PathCollection(
+            [],
+            linewidths=0,
+            offsets=[(head, layer) for layer in range(L) for head in range(H)],
+            offset_transform=axes.transData,
+            transform=Affine2D().scale(DPI / 72),
+        )
+        self.letters.set_snap(False)  # snapped to pixels, a T's strokes are thin in one cell and fat in the next
+        axes.add_collection(self.letters, autolim=False)
+        self.changing = [self.image, self.letters, axes.title, *axes.spines.values()]
+
+    def show(self, result: DepthScanResult, metric: str) -> None:
+        """Put a metric's values, its name and the verdicts' letters in place of what is shown."""
+        colours_LH4 = COLOURS(self.norm(np.ma.masked_invalid(to_array(result.heads[metric]))), bytes=True)
+        self.image.set_data(*self.edges, colours_LH4)
+        self.axes.set_title(TITLES.get(metric, metric.replace("_", " ")), fontsize=11)
+        if self.letter_size < 6:  # unreadable
+            return
+        luminance_LH = colours_LH4[..., :3] / 255 @ (0.2126, 0.7152, 0.0722)  # relative luminance, ITU-R BT.709
+        paths = {name: _centred_letter(kind.letter, self.letter_size) for name, kind in KINDS.items()}
+        self.letters.set_paths([paths[verdict.kind] for row in result.verdicts for verdict in row])
+        self.letters.set_facecolor(["white" if luminance < 0.45 else "black" for luminance in luminance_LH.flat])
 
 
 @lru_cache(maxsize=256)
@@ -185,12 +261,20 @@ def add_scale(figure: Figure, box: Box, norm: Normalize, label: str, size: float
 
 def add_key(figure: Figure, verdicts: Sequence[Sequence[Verdict]]) -> float:
     """What the letters mean, of the kinds that occur, at the bottom; returns the inches that it takes."""
+    return write_key(figure, key_of(verdicts, figure.get_figwidth()))
+
+
+def key_of(verdicts: Sequence[Sequence[Verdict]], width: float) -> str:
+    """What the letters mean, of the kinds that occur, in as many lines as it takes at a width in inches."""
     found = {verdict.kind for row in verdicts for verdict in row}
     key = "   ".join(f"{kind.letter} {name}".replace(" ", "\u00a0") for name, kind in KINDS.items() if name in found)
-    width = int(13 * figure.get_figwidth())  # characters: about 13 to the inch at 9 points
-    lines = textwrap.wrap(key, width, drop_whitespace=True)
-    figure.supxlabel("\n".join(lines), fontsize=9, y=0.06 / figure.get_figheight())
-    return 0.1 + 0.16 * len(lines)
+    return "\n".join(textwrap.wrap(key, int(13 * width)))  # characters: about 13 to the inch at 9 points
+
+
+def write_key(figure: Figure, key: str) -> float:
+    """Put a key at the bottom of a figure; returns the inches that it takes."""
+    figure.supxlabel(key, fontsize=9, y=0.06 / figure.get_figheight())
+    return 0.26 + 0.16 * key.count("\n")
 
 
 def add_axes(figure: Figure, box: Box) -> Axes:

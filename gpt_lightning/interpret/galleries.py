@@ -1,4 +1,4 @@
-"""Pictures of attention patterns: many heads side by side, weights in, matplotlib Figures out.
+"""Pictures of attention patterns: many heads side by side, weights in, matplotlib Figures or Drawn pixels out.
 
 Chooses which heads are worth a look, too. Knows nothing of models; where patterns come from is others' business.
 
@@ -10,6 +10,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,6 +37,7 @@ from gpt_lightning.interpret.figures import (
     text_width,
     to_array,
 )
+from gpt_lightning.interpret.redraw import Drawn, Frame
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.verdicts import Verdict
 
@@ -128,7 +130,7 @@ def panels_of_note(result: DepthScanResult, maps: Sequence[Tensor]) -> list[Head
 
 def attention_gallery(
     pattern_HTT: Tensor, token_labels: Sequence[str], verdicts: Sequence[Verdict], layer: int
-) -> Figure:
+) -> Drawn:
     """The attention of every head of one layer on one sequence: rows look at columns, colour on a √ scale.
 
     Args:
@@ -141,7 +143,7 @@ def attention_gallery(
     return _panels(list(pattern_HTT), token_labels, titles, None, f"Layer {layer}: who looks at whom")
 
 
-def head_gallery(panels: Sequence[HeadPanel], token_labels: Sequence[str], title: str) -> Figure:
+def head_gallery(panels: Sequence[HeadPanel], token_labels: Sequence[str], title: str) -> Drawn:
     """Heads of any layers on one sequence, each with its verdict and the reason; otherwise as `attention_gallery`.
 
     Args:
@@ -161,12 +163,33 @@ def _panels(
     titles: Sequence[str],
     reasons: Sequence[str] | None,
     heading: str,
-) -> Figure:
-    H, T = len(patterns), len(token_labels)
+) -> Drawn:
+    T = len(token_labels)
+    future_TT = np.triu(np.ones((T, T), dtype=bool), 1)
+    frame, panels, gap = gallery_frame(len(patterns), tuple(token_labels), reasons is not None)
+    figure = frame.figure
+    for head, (axes, pattern_TT) in enumerate(zip(panels, patterns, strict=True)):
+        axes.images[0].set_data(_colours(pattern_TT, future_TT))
+        side, size = axes.bbox.width / DPI, axes.title.get_fontsize()
+        title = shorten(known(titles[head]), int(72 * side / (0.6 * size)))
+        axes.title.set_text(fitted(title, side + gap / 2, size))
+        if reasons is not None:
+            axes.texts[0].set_text(_wrapped(reasons[head], side))
+    figure.texts[0].set_text(_heading(figure, heading))
+    return frame.draw()
+
+
+@lru_cache(maxsize=4)  # a validation needs two: one for all layers, one for the heads of note
+def gallery_frame(H: int, token_labels: tuple[str, ...], reasoned: bool) -> tuple[Frame, list[Axes], float]:
+    """H empty panels with T labels on their sides, and the inches between two.
+
+    Contents are each panel's image, title and, if `reasoned`, first text; and the heading, the figure's first text.
+    """
+    T = len(token_labels)
     named = T <= LABELLED_TOKENS
     labels = [drawable(text) for text in token_labels] if named else [str(i) for i in range(T)]
     right, top, gap = 1.0, 0.3, 0.12  # inches
-    reason_room = 0 if reasons is None else REASON_LINES * 1.25 * REASON_SIZE / 72
+    reason_room = REASON_LINES * 1.25 * REASON_SIZE / 72 if reasoned else 0
     head_room = 0.3 + reason_room  # for a panel's words
     foot = 0.35  # inches; for the name of an axis, besides the room for its labels
 
@@ -191,16 +214,16 @@ def _panels(
     else:
         key_style, key_shift = {"fontsize": size, "ha": "center", "va": "top"}, 0
     title_size = clip(2.6 * side, 7, 11)
-    future_TT = np.triu(np.ones((T, T), dtype=bool), 1)
-    for head, pattern_TT in enumerate(patterns):
+    panels, changing = [], []
+    for head in range(H):
         row, column = divmod(head, columns)
-        panel = (left + column * (side + gap), bottom + (rows - 1 - row) * (side + head_room), side, side)
-        axes = _weights_axes(figure, panel, pattern_TT, future_TT)
-        title = shorten(known(titles[head]), int(72 * side / (0.6 * title_size)))
-        pad = 4 + 72 * reason_room
-        axes.set_title(fitted(title, side + gap / 2, title_size), fontsize=title_size, pad=pad, parse_math=False)
-        if reasons is not None:
-            axes.annotate(_wrapped(reasons[head], side), (0.5, 1), (0, 2 + 72 * reason_room), **REASON_STYLE)
+        box = (left + column * (side + gap), bottom + (rows - 1 - row) * (side + head_room), side, side)
+        axes = _weights_axes(figure, box, np.zeros((T, T, 4), dtype=np.uint8))
+        axes.set_title("", fontsize=title_size, pad=4 + 72 * reason_room, parse_math=False)
+        if reasoned:
+            axes.annotate("", (0.5, 1), (0, 2 + 72 * reason_room), **REASON_STYLE)
+        panels.append(axes)
+        changing += [axes.images[0], axes.title, *axes.texts, *axes.spines.values()]
         # Plain texts cost a fraction of tick labels, which are measured again and again.
         if column == 0:
             for i in ticks:
@@ -208,8 +231,8 @@ def _panels(
         if head + columns >= H:
             for i in ticks:
                 axes.text(i + key_shift, T - 0.5 + gap_T, labels[i], **key_style)
-    _add_frame(figure, heading, (left, bottom, width, height), height - head_room, "attention weight (√ scale)")
-    return figure
+    _add_frame(figure, "", (left, bottom, width, height), height - head_room, "attention weight (√ scale)")
+    return Frame(figure, [*changing, figure.texts[0]]), panels, gap
 
 
 def pooled_gallery(mean_HBB: Tensor, max_HBB: Tensor, tokens: int, verdicts: Sequence[Verdict], layer: int) -> Figure:
@@ -240,7 +263,7 @@ def pooled_gallery(mean_HBB: Tensor, max_HBB: Tensor, tokens: int, verdicts: Seq
         x, y = left + column * (pair + gap), bottom + (rows - 1 - row) * (side + head_room)
         for i, (name, values_HBB) in enumerate((("mean", mean_HBB), ("max", max_HBB))):
             box = (x + i * (side + PAIR_GAP), y, side, side)
-            axes = _weights_axes(figure, box, values_HBB[head], future_BB)
+            axes = _weights_axes(figure, box, _colours(values_HBB[head], future_BB))
             axes.text(0.96, 0.96, name, fontsize=7, ha="right", va="top", transform=axes.transAxes)
             for at, text, across, along in ends:
                 if column == i == 0:
@@ -261,24 +284,33 @@ def pooled_gallery(mean_HBB: Tensor, max_HBB: Tensor, tokens: int, verdicts: Seq
     return figure
 
 
-def _weights_axes(figure: Figure, box: Box, weights: Tensor, future: np.ndarray) -> Axes:
-    """Weights without ticks, grey where a query cannot look."""
+def _weights_axes(figure: Figure, box: Box, colours: np.ndarray) -> Axes:
+    """An image without ticks."""
     axes = add_axes(figure, box)
-    axes.imshow(COLOURS(WEIGHTS(np.ma.array(to_array(weights), mask=future)), bytes=True))
+    axes.imshow(colours)
     axes.set(xticks=[], yticks=[])
     return axes
+
+
+def _colours(weights: Tensor, future: np.ndarray) -> np.ndarray:
+    """Weights as RGBA, grey where a query cannot look."""
+    return COLOURS(WEIGHTS(np.ma.array(to_array(weights), mask=future)), bytes=True)
 
 
 def _add_frame(figure: Figure, heading: str, box: Box, tall: float, unit: str, token: str = "the token") -> None:
     """Heading, names of the axes and scale around the panels, which fill a box in inches."""
     left, bottom, width, height = box
-    heading = fitted(known(heading), figure.get_figwidth() - 0.2, 13)
-    figure.suptitle(heading, fontsize=13, y=from_top(figure, 0.08), parse_math=False)
+    figure.suptitle(_heading(figure, heading), fontsize=13, y=from_top(figure, 0.08), parse_math=False)
     middle = (left + width / 2) / figure.get_figwidth(), (bottom + height / 2) / figure.get_figheight()
     figure.supxlabel(f"key: {token} looked at", fontsize=10, x=middle[0], y=0.08 / figure.get_figheight())
     figure.supylabel(f"query: {token} that looks", fontsize=10, x=0.08 / figure.get_figwidth(), y=middle[1])
     scale = min(5.0, tall)
     add_scale(figure, (left + width + 0.2, bottom + (tall - scale) / 2, 0.17, scale), WEIGHTS, unit, 9)
+
+
+def _heading(figure: Figure, text: str) -> str:
+    """As much of it as fits above the panels."""
+    return fitted(known(text), figure.get_figwidth() - 0.2, 13)
 
 
 def _grid(

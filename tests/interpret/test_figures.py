@@ -18,6 +18,7 @@ from gpt_lightning.interpret.figures import (
     head_matrix,
     metric_norm,
     overview,
+    round_up,
 )
 from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS, DepthScanResult
 from gpt_lightning.interpret.verdicts import Verdict
@@ -45,8 +46,9 @@ def made_up_result(L: int, H: int) -> DepthScanResult:
     return DepthScanResult(heads, layers, verdicts, sequences=2, tokens=64, step=300, stripe_places=places)
 
 
-def texts_of(figure) -> list[str]:
-    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+def texts_of(picture) -> list[str]:
+    """Of a Figure, which is its own `figure`, or of what was Drawn last of its frame."""
+    return [text.get_text() for text in picture.figure.findobj(matplotlib.text.Text) if text.get_text()]
 
 
 def assert_nothing_is_clipped(figure) -> None:
@@ -56,11 +58,11 @@ def assert_nothing_is_clipped(figure) -> None:
         assert (edge == 255).all()
 
 
-def assert_no_texts_overlap(figure) -> None:
-    figure_to_array(figure)
+def assert_no_texts_overlap(picture) -> None:
+    figure_to_array(picture)
     boxes = [
         (t.get_text(), t.get_window_extent())
-        for t in figure.findobj(matplotlib.text.Text)
+        for t in picture.figure.findobj(matplotlib.text.Text)
         if t.get_text() and t.get_visible()
     ]
     words = [(text, box) for text, box in boxes if len(text) >= 6]
@@ -146,16 +148,16 @@ def test_different_verdicts_make_different_pictures(scanned):
 def test_layer_0_is_on_top_and_shares_have_a_fixed_scale():
     result = made_up_result(2, 1)
     result.heads["stripe"] = torch.tensor([[0.5], [0.0]])
-    axes, scale = head_matrix(result, "stripe").axes
+    axes, scale = head_matrix(result, "stripe").figure.axes
     colours = axes.images[0].get_array()
     assert axes.get_ylim() == (1.5, -0.5)
-    np.testing.assert_allclose(colours[0, 0], matplotlib.colormaps["viridis"](0.5))
-    np.testing.assert_allclose(colours[1, 0], matplotlib.colormaps["viridis"](0.0))
+    assert tuple(colours[0, 0]) == matplotlib.colormaps["viridis"](0.5, bytes=True)
+    assert tuple(colours[1, 0]) == matplotlib.colormaps["viridis"](0.0, bytes=True)
     assert scale.get_ylim() == (0, 1)
 
 
 def test_a_share_that_can_be_negative_has_0_in_the_middle():
-    assert head_matrix(made_up_result(2, 1), "frequent_token_excess").axes[1].get_ylim() == (-1, 1)
+    assert head_matrix(made_up_result(2, 1), "frequent_token_excess").figure.axes[1].get_ylim() == (-1, 1)
 
 
 def test_the_scale_of_several_scans_holds_them_all():
@@ -165,14 +167,27 @@ def test_the_scale_of_several_scans_holds_them_all():
         assert metric_norm("entropy", *pair).vmax == pytest.approx(math.log(1024))
 
 
+def test_a_free_scale_ends_at_a_round_number_that_neighbouring_scans_share():
+    result = made_up_result(1, 2)
+    tops = []
+    for largest in (10.4, 14.9):
+        result.heads["max_logit"] = torch.tensor([[1.0, largest]])
+        tops.append(metric_norm("max_logit", result).vmax)
+    assert tops == [15, 15]
+    rounded = {0: 1e-9, 1: 1, 1.01: 1.5, 1.5: 1.5, 2.5: 3, 5: 5, 7.1: 10, 1000: 1000, 3e38: 3e38}
+    assert {value: round_up(value) for value in rounded} == rounded
+    for value in np.geomspace(1e-8, 1e8, 500):
+        assert value <= round_up(value) <= 1.7 * value
+
+
 def test_undefined_and_infinite_values_are_grey():
     result = made_up_result(1, 3)
     for name in HEAD_UNITS:
         result.heads[name] = torch.tensor([[math.nan, math.inf, 0.5]])
-        colours = head_matrix(result, name).axes[0].images[0].get_array()
-        grey = matplotlib.colors.to_rgba("#e9ecef")
-        np.testing.assert_allclose(colours[0, :2], [grey, grey])
-        assert tuple(colours[0, 2]) != grey
+        colours = head_matrix(result, name).figure.axes[0].images[0].get_array()
+        grey = [0xE9, 0xEC, 0xEF, 255]
+        assert (colours[0, :2] == grey).all()
+        assert (colours[0, 2] != grey).any()
     figure_to_array(overview(result))
     result.heads = {name: torch.full((1, 3), math.nan) for name in HEAD_UNITS}
     figure_to_array(overview(result))
@@ -194,9 +209,10 @@ def test_pictures_are_deterministic(scanned):
 
 
 def test_a_png_is_the_same_picture_as_the_array(scanned):
-    figure = head_matrix(scanned, "entropy")
-    decoded = matplotlib.image.imread(io.BytesIO(figure_to_png(figure)))
-    np.testing.assert_allclose(decoded[..., :3].transpose(2, 0, 1) * 255, figure_to_array(figure), atol=0.5)
+    drawn = head_matrix(scanned, "entropy")
+    for picture in (drawn, drawn.figure):
+        decoded = matplotlib.image.imread(io.BytesIO(figure_to_png(picture)))
+        np.testing.assert_allclose(decoded[..., :3].transpose(2, 0, 1) * 255, figure_to_array(picture), atol=0.5)
 
 
 def test_pyplot_keeps_no_figure(scanned):

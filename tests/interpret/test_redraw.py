@@ -1,0 +1,145 @@
+"""Kept frames: their pictures are those that drawing all of it gives, whatever came before; only a few are kept."""
+
+import gc
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from gpt_lightning.interpret.advice import KINDS
+from gpt_lightning.interpret.figures import (
+    entropy_frame,
+    entropy_over_time,
+    figure_to_array,
+    figure_to_png,
+    head_matrix,
+    matrix_frame,
+)
+from gpt_lightning.interpret.galleries import HeadPanel, attention_gallery, gallery_frame, head_gallery
+from gpt_lightning.interpret.redraw import Drawn
+from gpt_lightning.interpret.verdicts import Verdict
+from tests.interpret.test_figures import made_up_result, texts_of
+from tests.interpret.test_galleries import causal
+
+FRAMES = (matrix_frame, entropy_frame, gallery_frame)
+
+
+@pytest.fixture(autouse=True)
+def no_frame_is_kept():
+    for frame in FRAMES:
+        frame.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def matrix(metric: str, turn: int) -> Drawn:
+    """Every turn other values, some undefined, other verdicts, and one more kind in the key, on one line and on two."""
+    result = made_up_result(3, 5)
+    values_LH = torch.rand(3, 5) * 4 + 15  # below 20: one scale for all turns
+    values_LH[turn % 3] = math.nan
+    result.heads[metric] = values_LH
+    kinds = list(KINDS)[: 2 + turn]
+    result.verdicts = [[Verdict(kinds[(3 * h + turn) % len(kinds)], "", "") for h in range(5)] for _ in range(3)]
+    return head_matrix(result, metric)
+
+
+def weights(turn: int) -> torch.Tensor:
+    pattern_HTT = causal(3, 20).roll(turn, 0)
+    pattern_HTT[turn % 3, 4:8, 2] = math.nan
+    return pattern_HTT
+
+
+def layer(turn: int) -> Drawn:
+    """Every turn another layer with other titles."""
+    verdicts = [Verdict("stripe", f"stripe at 'jg{turn}'" * (1 + (head + turn) % 3), "") for head in range(3)]
+    return attention_gallery(weights(turn), list("abcdefghijklmnopqrst"), verdicts, turn)
+
+
+def heads(turn: int) -> Drawn:
+    """Every turn other heads with other reasons, on one line and on two."""
+    panels = [
+        HeadPanel(turn, head, f"$kind_{turn}$", "a reason for it " * (1 + 3 * (head + turn)), pattern_TT)
+        for head, pattern_TT in enumerate(weights(turn))
+    ]
+    return head_gallery(panels, list("abcdefghijklmnopqrst"), f"Heads {turn}")
+
+
+def over_time(turn: int) -> Drawn:
+    """Every turn one more scan."""
+    torch.manual_seed(turn)
+    values_SL = torch.rand(3 + turn, 4)
+    values_SL[turn, 1] = math.nan
+    return entropy_over_time(range(0, 1000 * (3 + turn), 1000), values_SL)
+
+
+PICTURES = {
+    "share": (lambda turn: matrix("stripe", turn), matrix_frame),
+    "negative share": (lambda turn: matrix("frequent_token_excess", turn), matrix_frame),
+    "free scale": (lambda turn: matrix("max_logit", turn), matrix_frame),
+    "layer": (layer, gallery_frame),
+    "heads of note": (heads, gallery_frame),
+    "over time": (over_time, entropy_frame),
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_kept_frame_gives_the_picture_that_drawing_all_of_it_gives(kind):
+    draw, frame = PICTURES[kind]
+    first, second, third = draw(0), draw(1), draw(0)
+    assert frame.cache_info().misses == 1
+    assert (first.pixels != second.pixels).any()
+    np.testing.assert_array_equal(first.pixels, third.pixels)
+    frame.cache_clear()
+    new = draw(1)
+    np.testing.assert_array_equal(second.pixels, new.pixels)
+    np.testing.assert_array_equal(figure_to_array(second), figure_to_array(new.figure))
+
+
+def test_metrics_of_one_scale_share_a_frame_and_keep_their_titles():
+    shares = [matrix(metric, 0) for metric in ("stripe", "induction", "local_mass")]
+    assert matrix_frame.cache_info().misses == 1
+    assert len({picture.pixels.tobytes() for picture in shares}) == 3
+    assert "Mass on the last 8 tokens" in texts_of(shares[-1])
+    matrix("frequent_token_excess", 0)
+    assert matrix_frame.cache_info().misses == 2
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_picture_stays_as_it_is_while_the_next_one_is_drawn(kind):
+    draw, _ = PICTURES[kind]
+    first = draw(0)
+    array, png = figure_to_array(first), figure_to_png(first)
+    draw(1)
+    assert np.array_equal(figure_to_array(first), array)
+    assert figure_to_png(first) == png
+
+
+def test_a_key_of_more_lines_gets_more_room():
+    result = made_up_result(2, 8)
+    tall = head_matrix(result, "stripe")
+    result.verdicts = [[result.verdicts[0][0]] * 8] * 2
+    assert head_matrix(result, "stripe").figure.axes[0].get_position().y0 < tall.figure.axes[0].get_position().y0
+
+
+def test_only_a_few_frames_are_kept():
+    def alive() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), Figure) for thing in gc.get_objects())
+
+    before = alive()
+    for i in range(1, 11):
+        head_matrix(made_up_result(1, i), "stripe")
+        entropy_over_time(range(1), torch.rand(1, i))
+        attention_gallery(causal(1, 2), ["the", f"word{i}"], made_up_result(1, 1).verdicts[0], 0)
+    assert [frame.cache_info().currsize for frame in FRAMES] == [8, 1, 4]
+    assert alive() - before == 8 + 1 + 4
+
+
+def test_a_frame_is_kept_for_its_own_labels_only():
+    one, other = (attention_gallery(causal(1, 2), labels, [Verdict("", "", "")], 0) for labels in ("ab", "ac"))
+    assert texts_of(one).count("c") == 0
+    assert texts_of(other).count("c") == 2
