@@ -39,7 +39,7 @@ def main() -> None:
         names = (str(args.checkpoint), comparison.name)
         losses = (found.probes[0].cross_entropy, comparison.cross_entropy)
         print("\n" + comparison_table((found.scan, comparison.scan), names, losses))
-    print(f"\n{found.scan.summary}\n")
+    print(f"\n{found.scan.summary}\n" + (f"{found.caution}\n" if found.foreign else ""))
     for path in written:
         print(path)
 

@@ -214,7 +214,7 @@ def rebuilt(scan: dict) -> DepthScanResult:
         return torch.tensor([math.nan if value is None else value for value in values])
 
     layers = scan["layers"]
-    heads = {name: torch.stack([numbers([h[name] for h in layer["heads"]]) for layer in layers]) for name in HEAD_UNITS}
+    heads = {name: torch.stack([numbers([h.get(name) for h in one["heads"]]) for one in layers]) for name in HEAD_UNITS}
     L, H = heads["entropy"].shape
     verdicts = [
         [head_verdict({name: float(x[i, j]) for name, x in heads.items()}, scan["step"]) for j in range(H)]

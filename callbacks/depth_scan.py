@@ -19,7 +19,7 @@ from gpt_lightning.interpret.tables import verdict_table, worst_of
 LAYOUT = {  # TensorBoard's Custom Scalars: the curves that belong together in one chart
     "Training": {
         "loss (nats per token)": ["Multiline", ["train/loss", "val/loss"]],
-        "alarms": ["Multiline", ["depth_scan/alarms", "depth_scan/suspicions"]],
+        "alarms": ["Multiline", ["depth_scan/alarms", "depth_scan/suspicions", "depth_scan/alarms_raised"]],
     },
     "Depth scan: every layer": {
         name: ["Multiline", [rf"depth_scan/{name}/layer_\d+"]]
@@ -66,6 +66,7 @@ class DepthScan(ValidationCallback):
         self.result: DepthScanResult | None = None  # the last scan
         self.stopped_by: str | None = None  # the alarm that ended training
         self._announced: list[list] = []  # [kind, layer] of the alarms that were spoken of and still hold
+        self._raised: list[list] = []  # and of all that ever were
         self._new_alarms: list[Alarm] = []
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
@@ -82,9 +83,11 @@ class DepthScan(ValidationCallback):
         confirmed = [alarm for alarm in self.result.alarms if alarm.confirmed]
         self._new_alarms = [alarm for alarm in confirmed if [alarm.kind, alarm.layer] not in self._announced]
         self._announced = [[alarm.kind, alarm.layer] for alarm in confirmed]
+        self._raised += [place for place in self._announced if place not in self._raised]
         writer = tensorboard(trainer)
         if writer is not None:
             write_scalars(writer, self.result, step)
+            writer.add_scalar("depth_scan/alarms_raised", len(self._raised), step)
             write_pictures(writer, self.result, self.history, step)
             writer.add_text("depth_scan/verdicts", verdict_table(self.result), step)
             if len(self.history) == 1:
@@ -106,12 +109,17 @@ class DepthScan(ValidationCallback):
 
     def state_dict(self) -> dict:
         """What the scans so far have found, so that a resumed run goes on from it and analyze.py can look back."""
-        return super().state_dict() | {"history": self.history, "announced": self._announced}
+        return super().state_dict() | {
+            "history": self.history,
+            "announced": self._announced,
+            "raised": self._raised,
+        }
 
     def load_state_dict(self, state_dict: dict) -> None:
         """The opposite."""
         super().load_state_dict(state_dict)
         self.history, self._announced = state_dict["history"], state_dict["announced"]
+        self._raised = state_dict["raised"]
 
 
 def write_scalars(writer: SummaryWriter, result: DepthScanResult, step: int) -> None:

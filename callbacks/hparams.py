@@ -8,7 +8,7 @@ from torch.utils.tensorboard.summary import hparams
 from callbacks.when import tensorboard
 
 # Curves that the run writes anyway: the tab shows their last value, so it is live, and final at the end.
-METRICS = ("val/loss", "val/bits_per_byte", "depth_scan/alarms")
+METRICS = ("val/loss", "val/bits_per_byte", "depth_scan/alarms_raised")
 
 
 class HyperParameters(L.Callback):

@@ -189,7 +189,9 @@ def compared(
     )
     other_tokens = tokens if same else sequences_to_scan(other, text)[0]
     other.model.to(where)
-    scan = depth_scan(other.model, other_tokens, other.step, partial(token_label, other.encoding))
+    own = other.validation_sequences
+    history = other.scans if own is not None and own.equal(other_tokens) else []
+    scan = depth_scan(other.model, other_tokens, other.step, partial(token_label, other.encoding), history=history)
     loss = float(cross_entropies(other.model, other_tokens).mean())
     return Comparison(name, scan, loss, same)
 
@@ -207,7 +209,8 @@ def sequences_to_scan(loaded: LoadedCheckpoint, text: Path | None) -> tuple[Tens
     if length < 2:
         raise UserError(f"{source} holds {len(tokens)} tokens; a scan needs at least 2.")
     n = min(MAX_SEQUENCES, len(tokens) // length)
-    return tokens[: n * length].view(n, length), source
+    # Of a text that repeats itself each sequence once: the same one again is no evidence.
+    return tokens[: n * length].view(n, length).unique(dim=0), source
 
 
 def read_beginning(path: Path, context_length: int) -> bytes:

@@ -105,7 +105,7 @@ class AlarmKind:
 
 ALARMS = {
     "broken": AlarmKind(
-        "has diverged: its numbers are not finite",
+        "has numbers that are not finite",
         "Go back to the last finite checkpoint (--ckpt_path best) with a lower --model.learning_rate or "
         "--trainer.gradient_clip_val 1.0.",
     ),

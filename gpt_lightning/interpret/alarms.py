@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt_lightning.interpret.advice import ALARMS
-from gpt_lightning.interpret.verdicts import DEAD_RELATIVE_TO_RESIDUAL, listed
+from gpt_lightning.interpret.verdicts import DEAD_RELATIVE_TO_RESIDUAL, listed, stripe_words
 
 PERSISTENCE = 2  # scans in a row
 COLLAPSED_ENTROPY = 0.15  # of uniform attention: median over heads of each head's median row
@@ -21,6 +21,8 @@ SHARP_STRIPE = 0.25
 SHARP_LOGIT = 15
 SHARP_SHARE = 0.75  # of the heads: a healthy layer was seen with half of its heads on stripes
 RANK_LEFT = 0.5  # of the running maximum
+STILL_FALLING = 0.8  # of the scan before: while the rank falls faster than that, early training is under way
+LEAST_RANK = 3  # directions: fewer can't tell tokens apart
 ONE_COLUMN = 0.9  # mass on a single token
 LAZY_SHARE = 0.75  # of the heads
 NO_INFLUENCE = 1e-4  # 1 − cosine between the residual stream before and after
@@ -96,7 +98,7 @@ def what_is_wrong(step: int | None, alarms: Sequence[Alarm]) -> str:
     # Heads at rest are normal in trained models; only an ablation makes a lazy layer something to speak of.
     serious = sorted((a for a in alarms if a.confirmed or a.kind != "lazy layer"), key=lambda a: not a.confirmed)
     if not serious:
-        return "Nothing is wrong: no layer raises an alarm."
+        return "Healthy: no layer raises an alarm."
     first = serious[0]
     since = "" if first.since_step is None or first.scans == 1 else f", since step {first.since_step:,}"
     doubt = "" if first.confirmed else " Seen in a single scan, so it may pass."
@@ -110,7 +112,7 @@ def what_is_wrong(step: int | None, alarms: Sequence[Alarm]) -> str:
 
 
 def _broken(s: Series) -> list[bool]:
-    return [broken > 0 for broken in s["broken_heads"]]
+    return [broken > 0 or not finite for broken, finite in zip(s["broken_heads"], s["finite"], strict=True)]
 
 
 def _entropy_collapse(s: Series) -> list[bool]:
@@ -122,20 +124,22 @@ def _entropy_collapse(s: Series) -> list[bool]:
         low = entropy[i] < COLLAPSED_ENTROPY or (i > 0 and entropy[i] < entropy[i - 1] / 2)
         large = logit[i] > LARGE_LOGIT or (i > 0 and logit[i] > 2 * logit[i - 1])
         sharp = s["sharp_heads"][i] >= SHARP_SHARE * s["heads"][i]
-        holds.append(stripe[i] > COLLAPSED_STRIPE and (sharp or (low and large)))
+        # Sequences under 17 tokens have no stripe to look at.
+        holds.append(not stripe[i] <= COLLAPSED_STRIPE and (sharp or (low and large)))
     return holds
 
 
 def _rank_collapse(s: Series) -> list[bool]:
-    """Under half of the running maximum, which starts where the rank first rises: the fall before is learning."""
+    """Under half of the running maximum, which starts where the rank no longer falls fast: the fall before is
+    learning; or next to nothing left."""
     holds, highest, previous = [], -math.inf, math.inf
     for rank in s["effective_rank"]:
         if math.isnan(rank):
             holds.append(False)
             continue
-        if highest > 0 or rank > previous:
+        if highest > 0 or rank >= STILL_FALLING * previous:
             highest = max(highest, rank)
-        holds.append(rank < RANK_LEFT * highest)
+        holds.append(rank < RANK_LEFT * highest or rank < LEAST_RANK)
         previous = rank
     return holds
 
@@ -158,12 +162,15 @@ def _lazy_layer(s: Series) -> list[bool]:
 
 # Kind → which scans it holds in, and why, from the layer's record; the most serious first.
 RULES: dict[str, tuple[Callable[[Series], list[bool]], Callable[[Mapping], str]]] = {
-    "broken": (_broken, lambda r: f"{r['broken_heads']:.0f} of {r['heads']:.0f} heads are not finite"),
+    "broken": (
+        _broken,
+        lambda r: f"{r['broken_heads']} of {r['heads']} heads" if r["broken_heads"] else "what it passes on",
+    ),
     "entropy collapse": (
         _entropy_collapse,
         lambda r: (
             f"median entropy {r['normalized_entropy']:.2f} of uniform, largest logit {r['max_logit']:.0f}, "
-            f"{r['stripe']:.2f} of the mass on {r['stripe_at']}"
+            f"{stripe_words(r['stripe'], r['stripe_at'])}"
         ),
     ),
     "dead layer": (_dead_layer, lambda r: f"block influence {r['block_influence']:.0e}"),
@@ -175,7 +182,10 @@ RULES: dict[str, tuple[Callable[[Series], list[bool]], Callable[[Mapping], str]]
         _dead_heads,
         lambda r: f"{_heads(r['dead_heads'])} under {DEAD_RELATIVE_TO_RESIDUAL} of the residual stream",
     ),
-    "rank collapse": (_rank_collapse, lambda r: f"effective rank {r['effective_rank']:.1f}, under half of its maximum"),
+    "rank collapse": (
+        _rank_collapse,
+        lambda r: f"effective rank {r['effective_rank']:.1f}, under half of its maximum or under {LEAST_RANK}",
+    ),
     "lazy layer": (
         _lazy_layer,
         lambda r: f"{r['one_column_share']:.0%} of its heads put over {ONE_COLUMN:.0%} of their mass on one token",
@@ -193,7 +203,11 @@ def _trailing(holds: Sequence[bool]) -> int:
 
 
 def _without_consequences(alarms: list[Alarm]) -> list[Alarm]:
-    """A dead layer's attention is dead too, and says nothing more."""
-    implied = {"dead layer": ("dead attention", "dead heads"), "dead attention": ("dead heads",)}
+    """What follows from another alarm of the layer says nothing more: a dead layer's attention is dead too."""
+    implied = {
+        "broken": tuple(RULES)[1:],
+        "dead layer": ("dead attention", "dead heads"),
+        "dead attention": ("dead heads",),
+    }
     known = {(kind, alarm.layer) for alarm in alarms for kind in implied.get(alarm.kind, ())}
     return [alarm for alarm in alarms if (alarm.kind, alarm.layer) not in known]

@@ -42,6 +42,8 @@ def attention_statistics(
     - `first_position_mass` (share): α₀ = mean_t A[t,0] (Gu et al. 2025); `first_position_mass_64`: over the first 64
       rows only, since α₀ falls with T; `sink_rate`: 1 if α₀ > 0.3 else 0, needs T ≥ 64.
     - `value_weighted_first_position_share`: mean_t A[t,0]·‖v_0‖ / Σ_j A[t,j]·‖v_j‖ (Kobayashi et al. 2020).
+    - `first_value_norm` (ratio): ‖v_0‖ over the mean ‖v_j‖. Where nothing else is attended to, the share above is 1
+      however small the value; a drained value shows here.
     - `stripe` (share), `stripe_position` (token index): max and argmax over k ≥ 1 with T−k ≥ max(16, T/8) of
       α_k = Σ_{t≥k} A[t,k] / (T−k). Shorter columns are noise: the identity pattern has α_{T−1} = 1. Needs T ≥ 17.
     - `local_mass` (share): mean over t ≥ 8 of the mass on the last 8 tokens; `local_mass_baseline`: the same for
@@ -126,6 +128,7 @@ def attention_statistics(
         "first_position_mass_64": row["first"][..., :SINK_TOKENS].mean(-1) if T >= SINK_TOKENS else undefined_BH,
         "sink_rate": (mass_BHT[..., 0] > SINK_THRESHOLD).float() if T >= SINK_TOKENS else undefined_BH,
         "value_weighted_first_position_share": row["value"].mean(-1),
+        "first_value_norm": v_norm_BHT[..., 0] / v_norm_BHT.mean(-1).clamp_min(torch.finfo(q.dtype).tiny),
         "stripe": stripe,
         "stripe_position": stripe_position,
         "local_mass": row["local"][..., LOCAL_WINDOW:].mean(-1),

@@ -15,7 +15,7 @@ from gpt_lightning.interpret.advice import ALARMS, KINDS
 from gpt_lightning.interpret.alarms import what_is_wrong
 from gpt_lightning.interpret.result import DepthScanResult, plain
 from gpt_lightning.interpret.study import Probe, Study
-from gpt_lightning.interpret.verdicts import summarise
+from gpt_lightning.interpret.verdicts import change, summarise
 
 # What a reader sees of each head; the rest is in depth_scan.json.
 COLUMNS = {
@@ -110,7 +110,7 @@ class Comparison:
 
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 1300px; margin: 2rem auto; padding: 0 1rem; }
 h1 { margin-bottom: .2rem; } h2 { margin-top: 2.2rem; } .facts { color: #5c6773; margin-top: 0; }
 .summary { background: #eef3f8; border-left: 5px solid #2f6db5; padding: .8rem 1rem; font-size: 1.1rem; }
 .sick { background: #fbecec; border-color: #b3202c; } .suspect { background: #fdf3e3; border-color: #d9822b; }
@@ -119,6 +119,7 @@ figcaption, .note { color: #5c6773; } summary { cursor: pointer; }
 table { border-collapse: collapse; font-size: .85rem; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e7eb; text-align: left; vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.why { min-width: 16em; }
 .kind { color: white; border-radius: 4px; padding: 0 .4rem; white-space: nowrap; }
 """
 PAGE = """<!doctype html>
@@ -130,6 +131,7 @@ PAGE = """<!doctype html>
 <p class="facts">{name}{step}; {sequences} sequences of {tokens} tokens from {text_source}; loss {loss} nats
 per token</p>
 <p class="summary {health}">{wrong}</p>
+{caution}
 <p>{heads_in_short}</p>
 {alarms}
 {pictures}
@@ -177,6 +179,7 @@ def report_html(
         loss=f"{found.probes[0].cross_entropy:.3f}",
         health=scan.health,
         wrong=escape(what_is_wrong(scan.step, scan.alarms)),
+        caution=f'<p class="summary suspect">{escape(found.caution)}</p>' if found.caution else "",
         heads_in_short=escape(summarise(scan.verdicts)),
         alarms=_alarms(scan),
         pictures=_pictures(pictures, explorer),
@@ -303,7 +306,7 @@ def _heads(found: Study) -> str:
     ablation = [] if found.ablation is None else ["loss without it, change (95 %)"]
     rows = [
         [
-            *(_number(layer), _number(head), _badge(verdict.kind, verdict.label), _text(verdict.reason)),
+            *(_number(layer), _number(head), _badge(verdict.kind, verdict.label), _why(verdict.reason)),
             *(_change(found.ablation.head_delta_LHn[layer, head]) for _ in ablation),
             *(_number(found.scan.heads[metric][layer, head]) for metric in COLUMNS),
         ]
@@ -321,10 +324,13 @@ def _text(text: str) -> str:
     return f"<td>{escape(text)}</td>"
 
 
+def _why(text: str) -> str:
+    return f'<td class="why">{escape(text)}</td>'
+
+
 def _number(value: float) -> str:
     return f'<td class="number">{float(value):.3g}</td>'
 
 
 def _change(delta_n: Tensor) -> str:
-    mean, low, high = interval(delta_n)
-    return f'<td class="number">{mean:+.4f} ({low:+.4f} to {high:+.4f})</td>'
+    return f'<td class="number">{escape(change(*interval(delta_n)))}</td>'

@@ -20,6 +20,7 @@ from gpt_lightning.interpret.alarms import (
     health,
     what_is_wrong,
 )
+from gpt_lightning.interpret.attention import SINK_TOKENS
 from gpt_lightning.interpret.verdicts import (
     COPYING,
     DEAD_RELATIVE_TO_LAYER,
@@ -40,9 +41,12 @@ HEAD_UNITS = {
     "first_position_mass_64": SHARE,
     "sink_rate": "share of sequences (0 to 1)",
     "value_weighted_first_position_share": SHARE,
+    "first_value_norm": "ratio to the mean value norm",
     "stripe": SHARE,
     "stripe_position": "token index",
     "stripe_token": "token id",
+    "stripe_same_position": "share of sequences (0 to 1)",
+    "stripe_same_token": "share of sequences (0 to 1)",
     "local_mass": SHARE,
     "local_mass_baseline": SHARE,
     "previous_token": SHARE,
@@ -70,12 +74,14 @@ class DepthScanResult:
 
     Attributes:
         heads: Metric → (L, H), by the names and units of HEAD_UNITS; means over the sequences, except `max_logit` (the
-            largest) and `stripe_position`, `stripe_token` (of the sequence with the largest stripe).
+            largest) and `stripe_position`, `stripe_token` (of the sequence with the largest stripe;
+            `stripe_same_position`, `stripe_same_token` are the share of sequences with the same).
         layers: Metric → (L,), by the names and units of LAYER_UNITS.
         verdicts: [layer][head].
         sequences, tokens: How many sequences of how many tokens were scanned.
         step: Optimiser steps the model has taken, None if not known.
-        stripe_places: [layer][head], the token or position of the strongest stripe, in words.
+        stripe_places: [layer][head], the token or position of the stripe in words, None if sequences differ.
+        finite_output: Whether the network's output, after the final norm, is finite.
         alarms: What is wrong with layers, most serious first.
     """
 
@@ -85,7 +91,8 @@ class DepthScanResult:
     sequences: int
     tokens: int
     step: int | None
-    stripe_places: list[list[str]]
+    stripe_places: list[list[str | None]]
+    finite_output: bool = True
     alarms: list[Alarm] = field(default_factory=list)
 
     @property
@@ -96,12 +103,19 @@ class DepthScanResult:
     @property
     def summary(self) -> str:
         """What is wrong, in one sentence; then how many heads of each kind there are, and what stands out."""
-        return f"{what_is_wrong(self.step, self.alarms)} {summarise(self.verdicts)}"
+        return " ".join(filter(None, (what_is_wrong(self.step, self.alarms), self.caution, summarise(self.verdicts))))
+
+    @property
+    def caution(self) -> str:
+        """What short sequences leave open, if they are."""
+        if self.tokens >= SINK_TOKENS:
+            return ""
+        return f"Sequences of {self.tokens} tokens leave much open: stripes show from 17 tokens on, sinks from 64."
 
     def layer_verdict(self, layer: int) -> str:
-        """In words: its alarms, or untrained or healthy."""
+        """In words: its alarms, if any."""
         alarms = [alarm.label for alarm in self.alarms if alarm.layer == layer]
-        return ", ".join(alarms) or ("untrained" if self.step == 0 else "healthy")
+        return ", ".join(alarms) or ("untrained" if self.step == 0 else "no alarm")
 
     def record(self) -> dict:
         """What the alarms of later scans need of this one: plain types, a dict per layer."""
@@ -122,7 +136,8 @@ class DepthScanResult:
         return {
             "heads": len(column_H),
             "broken_heads": sum(verdict.kind == "broken" for verdict in self.verdicts[layer]),
-            "silent_heads": int(silent_H.sum()),
+            "finite": self._is_finite(layer),
+            "silent_heads": int((silent_H & ~(h["first_position_mass"] > SINK)).sum()),  # a sink rests by design
             "dead_heads": dead_H.nonzero().flatten().tolist(),
             "sharp_heads": int(sharp_H.sum()),
             "largest_output": float(output_H.max()),
@@ -134,6 +149,11 @@ class DepthScanResult:
             "effective_rank": float(self.layers["effective_rank"][layer]),
             "block_influence": float(self.layers["block_influence"][layer]),
         }
+
+    def _is_finite(self, layer: int) -> bool:
+        """Whether what a layer passes on is finite; of the last one, what the network makes of it too."""
+        last = layer == len(self.verdicts) - 1
+        return math.isfinite(self.layers["max_activation"][layer]) and (self.finite_output or not last)
 
     def to_json(self) -> dict:
         """Plain types, undefined or infinite as None: units once, then layers[l].heads[h] with every metric by name."""

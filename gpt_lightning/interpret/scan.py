@@ -56,7 +56,7 @@ def depth_scan(
         UserError: tokens of another shape, too long for the context, or not in the vocabulary.
     """
     tokens_BT = checked_tokens(model, tokens_BT)
-    head_metrics, layer_metrics = _natural_metrics(model, tokens_BT, block)
+    head_metrics, layer_metrics, finite = _natural_metrics(model, tokens_BT, block)
     head_metrics |= _repeat_metrics(model, tokens_BT)
     norm_LH = head_metrics["output_norm"]
     head_metrics["output_norm_relative_to_layer"] = norm_LH / norm_LH.mean(1, keepdim=True)
@@ -78,6 +78,7 @@ def depth_scan(
         tokens=tokens_BT.size(1),
         step=step,
         stripe_places=places,
+        finite_output=finite,
     )
     result.alarms = layer_alarms([*history, result.record()])
     return result
@@ -100,12 +101,15 @@ def attention_maps(model: nn.Module, tokens_T: Tensor, max_tokens: int = 128) ->
     return maps
 
 
-def _natural_metrics(model: nn.Module, tokens_BT: Tensor, block: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Metrics of heads (L, H) and of layers (L,) on the text itself, on the CPU."""
+def _natural_metrics(
+    model: nn.Module, tokens_BT: Tensor, block: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor], bool]:
+    """Metrics of heads (L, H) and of layers (L,) on the text itself, on the CPU; whether the network's output, which
+    no layer shows, is finite."""
     L, H, T = model.config.n_layer, model.config.n_head, tokens_BT.size(1)
     heads: list[list[dict[str, Tensor]]] = [[] for _ in range(L)]
     layers: list[list[dict[str, Tensor]]] = [[] for _ in range(L)]
-    frequent_BT = frequent_tokens(tokens_BT)
+    frequent_BT, finite = frequent_tokens(tokens_BT), True
     sequences = max(1, BLOCK_NUMBERS // (H * min(block, T) * T))
     for part_BT, frequent_part_BT in zip(tokens_BT.split(sequences), frequent_BT.split(sequences), strict=True):
 
@@ -119,12 +123,12 @@ def _natural_metrics(model: nn.Module, tokens_BT: Tensor, block: int) -> tuple[d
         with observed(model, on_attention, on_block):
             # Not model(...): it may be compiled, and compiled code ignores hooks. Nor are the logits needed, the
             # largest tensor of all.
-            model.hidden_states(part_BT)
+            finite = finite and bool(model.hidden_states(part_BT).isfinite().all())
 
     per_head = [_over_sequences(_joined(parts), tokens_BT) for parts in heads]
     per_layer = [_joined(parts) for parts in layers]
     reduced = [{n: x.amax() if n == "max_activation" else x.mean() for n, x in one.items()} for one in per_layer]
-    return _stacked(per_head), _stacked(reduced)
+    return _stacked(per_head), _stacked(reduced), finite
 
 
 def _repeat_metrics(model: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
@@ -158,16 +162,22 @@ def _over_sequences(statistics: dict[str, Tensor], tokens_BT: Tensor) -> dict[st
     strongest_1H = statistics["stripe"].argmax(0, keepdim=True)
     position_H = statistics["stripe_position"].gather(0, strongest_1H)[0]
     token_H = tokens_BT[strongest_1H[0], position_H.nan_to_num().long()].float()
+    found_H = ~position_H.isnan()
+    tokens_BH = tokens_BT.gather(1, statistics["stripe_position"].nan_to_num().long())
     return {name: values_BH.mean(0) for name, values_BH in statistics.items()} | {
+        "stripe_same_position": (statistics["stripe_position"] == position_H).float().mean(0).where(found_H, math.nan),
+        "stripe_same_token": (tokens_BH == token_H).float().mean(0).where(found_H, math.nan),
         "max_logit": statistics["max_logit"].amax(0),
         "stripe_position": position_H,
-        "stripe_token": token_H.masked_fill(position_H.isnan(), math.nan),
+        "stripe_token": token_H.where(found_H, math.nan),
     }
 
 
-def _stripe_place(heads: dict[str, Tensor], layer: int, head: int, token_text: Callable[[int], str] | None) -> str:
-    """Where a head's stripe is, in words."""
-    position, token = float(heads["stripe_position"][layer, head]), float(heads["stripe_token"][layer, head])
-    if math.isnan(token):
-        return "no token"
-    return f"position {position:.0f}" if token_text is None else f"'{token_text(int(token))}'"
+def _stripe_place(
+    heads: dict[str, Tensor], layer: int, head: int, token_text: Callable[[int], str] | None
+) -> str | None:
+    """Where a head's stripe is, in words; None if it is somewhere else in most sequences."""
+    one = {name: float(heads[name][layer, head]) for name in heads if name.startswith("stripe_")}
+    if token_text is not None and one["stripe_same_token"] > 0.5:
+        return f"'{token_text(int(one['stripe_token']))}'"
+    return f"position {one['stripe_position']:.0f}" if one["stripe_same_position"] > 0.5 else None

@@ -20,7 +20,7 @@ from gpt_lightning.interpret.probes import random_tokens, repeated_tokens
 from gpt_lightning.interpret.result import SHARE, DepthScanResult, plain
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.interpret.similarity import layer_similarity
-from gpt_lightning.interpret.verdicts import with_evidence
+from gpt_lightning.interpret.verdicts import change, with_evidence
 
 STUDY_UNITS = {
     "ablation": "nats per token, change of the loss without it: mean, low and high of the 95 % interval",
@@ -32,6 +32,7 @@ STUDY_UNITS = {
     "cross_entropy": "nats per token",
     "floor": "nats per token",
 }
+FOREIGN = 0.5  # nats per token above the entropy of single tokens: even their frequencies are a surprise
 # What each kind of alarm needs an ablation of the layer's attention to say before it is proved.
 PROOF = {"lazy layer": ("no effect",), "dead attention": ("no effect",), "entropy collapse": ("no effect", "harmful")}
 
@@ -63,11 +64,25 @@ class Study:
     lens: LogitLens
     similarity: Tensor  # (L+1, L+1)
     ablation: Ablation | None
+    foreign: bool = False  # whether the network can't make sense of the text
+
+    @property
+    def caution(self) -> str:
+        """What keeps the findings from saying much about the network, if anything does."""
+        if not self.foreign:
+            return self.scan.caution
+        text = self.probes[0]
+        return (
+            f"This text is foreign to the network: its loss of {text.cross_entropy:.2f} is far above the entropy of "
+            f"single tokens, {text.floor:.2f}. What heads do here says little about what they do on text it knows. "
+            f"{self.scan.caution}"
+        ).strip()
 
     def to_json(self) -> dict:
         """The scan's contract, with what else was found added to it."""
         found = self.scan.to_json()
         found["units"] |= STUDY_UNITS
+        found["caution"] = self.caution
         found["cross_entropy"] = plain(self.probes[0].cross_entropy)
         found["probes"] = {
             probe.name: {
@@ -97,6 +112,7 @@ def study(
     history: Sequence[Mapping] = (),
     with_ablation: bool = True,
     on_progress: Callable[[str], None] = lambda what: None,
+    known_text: bool = True,
 ) -> Study:
     """Scan, probe, read every layer by the logit lens, compare layers, and ablate every head.
 
@@ -104,6 +120,8 @@ def study(
         model, tokens_BT, step, token_text, history: As for `depth_scan`.
         with_ablation: Ablation takes about n_head · n_layer / 2 forward passes, nearly all of the time.
         on_progress: Called with what comes next, n_layer + 4 times, or 4 times without ablation.
+        known_text: Whether the text is of the kind that the network was trained on. If not, and its loss says so too,
+            alarms stay suspicions.
 
     Raises:
         UserError: as `depth_scan`.
@@ -115,12 +133,17 @@ def study(
     on_progress("logit lens")
     lens = logit_lens(model, tokens_BT)
     on_progress("comparing layers")
-    similarity = layer_similarity(model, tokens_BT)
+    pairs = tokens_BT.numel() - len(tokens_BT)  # tokens but the first of each sequence
+    undefined = torch.full((len(lens.cross_entropy),) * 2, math.nan)
+    similarity = layer_similarity(model, tokens_BT) if pairs >= 2 else undefined
     ablation = None
     if with_ablation:
         ablation = ablate(model, tokens_BT, on_progress=lambda: on_progress("ablating"))
         scan = settled(scan, ablation)
-    return Study(scan, probes, lens, similarity, ablation)
+    foreign = not known_text and not probes[0].cross_entropy < probes[0].floor + FOREIGN
+    if foreign:
+        scan = replace(scan, alarms=[replace(alarm, confirmed=False) for alarm in scan.alarms])
+    return Study(scan, probes, lens, similarity, ablation, foreign)
 
 
 def probe_texts(model: nn.Module, tokens_BT: Tensor, scan: DepthScanResult) -> list[Probe]:
@@ -153,7 +176,7 @@ def _settled_alarm(alarm: Alarm, ablation: Ablation) -> Alarm:
         return alarm
     delta_n = ablation.attention_delta_Ln[alarm.layer]
     found, (mean, low, high) = effect(delta_n), interval(delta_n)
-    measured = f"without its attention the loss changes by {mean:+.3f} nats per token ({low:+.3f} to {high:+.3f})"
+    measured = f"without its attention the loss changes by {change(mean, low, high)}"
     proved = found in PROOF[alarm.kind]
     return replace(alarm, reason=f"{alarm.reason}; {measured}", confirmed=alarm.confirmed or proved)
 

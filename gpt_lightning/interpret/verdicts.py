@@ -16,6 +16,7 @@ DEAD_RELATIVE_TO_LAYER = 0.1
 COPYING = 0.4  # induction, duplicate-token and previous-token scores
 SINK = 0.3  # Gu et al. 2025
 NO_OP_SHARE = 0.5  # of α₀: a sink with a smaller value-weighted share moves next to nothing (Kobayashi et al. 2020)
+DRAINED_VALUE = 0.2  # of the mean value norm: a sink whose value is that small moves nothing even with all the mass
 STRIPE = 0.3
 LOCAL = 0.5
 LOCAL_TIMES_BASELINE = 2
@@ -45,7 +46,7 @@ def head_verdict(metrics: Mapping[str, float], step: int | None = None, stripe_p
     Args:
         metrics: The head's metrics by the names of a depth scan, NaN where undefined.
         step: Optimiser steps taken; at 0 every finite head is "untrained". None if not known.
-        stripe_place: What to call the place of the stripe; its position is named without.
+        stripe_place: What to call the place of the stripe; None if it is another one in each sequence.
     """
     m = metrics
     not_finite = [name for name in ("entropy", "max_logit", "output_norm") if not math.isfinite(m[name])]
@@ -67,14 +68,14 @@ def head_verdict(metrics: Mapping[str, float], step: int | None = None, stripe_p
     # sink_rate is undefined where the sequences are too short to speak of sinks.
     if m["first_position_mass"] > SINK and not math.isnan(m["sink_rate"]):
         share = m["value_weighted_first_position_share"]
-        kind = "sink (no-op)" if share < NO_OP_SHARE * m["first_position_mass"] else "sink (active)"
+        drained = share < NO_OP_SHARE * m["first_position_mass"] or m["first_value_norm"] < DRAINED_VALUE
+        kind = "sink (no-op)" if drained else "sink (active)"
         return _verdict(
             kind, f"{m['first_position_mass']:.2f} of its mass on the first token, {share:.2f} weighted by value"
         )
     if m["stripe"] > STRIPE:
-        position = f"position {m['stripe_position']:.0f}"
-        reason = f"{m['stripe']:.2f} of the mass that could go to {position} goes there"
-        return _verdict("stripe", reason, label=f"stripe at {stripe_place or position}")
+        label = f"stripe at {stripe_place}" if stripe_place else "stripe"
+        return _verdict("stripe", stripe_words(m["stripe"], stripe_place), label=label)
     if m["local_mass"] > LOCAL and m["local_mass"] > LOCAL_TIMES_BASELINE * m["local_mass_baseline"]:
         return _verdict(
             "local", f"{m['local_mass']:.2f} of its mass on the last 8 tokens (uniform: {m['local_mass_baseline']:.2f})"
@@ -92,13 +93,26 @@ def with_evidence(verdict: Verdict, effect: str, mean: float, low: float, high: 
         effect: "needed", "no effect", "harmful" or "unclear", from `ablation.effect`.
         mean, low, high: Change of the loss without the head, nats per token, and its 95 % confidence interval.
     """
-    evidence = f"without it the loss changes by {mean:+.4f} nats per token ({low:+.4f} to {high:+.4f})"
+    evidence = f"without it the loss changes by {change(mean, low, high)}"
     if effect == "harmful":
         return Verdict("harmful", "harmful", f"otherwise {verdict.label}: {verdict.reason}", evidence)
     if verdict.kind == "dead?" and effect in ("no effect", "needed"):
         kind = "dead" if effect == "no effect" else "quiet"
         return Verdict(kind, kind, verdict.reason, evidence)
     return replace(verdict, evidence=evidence)
+
+
+def change(mean: float, low: float, high: float) -> str:
+    """A change of the loss with its interval, in words."""
+    interval = "one sequence: no interval" if math.isinf(low) else f"{low:+.4f} to {high:+.4f}"
+    return f"{mean:+.4f} nats per token ({interval})"
+
+
+def stripe_words(stripe: float, place: str | None) -> str:
+    """How much attention goes where."""
+    if math.isnan(stripe):
+        return "the text is too short for stripes"
+    return f"{stripe:.2f} of the mass that could go to one token goes to {place or 'one, another in each sequence'}"
 
 
 def summarise(verdicts: Sequence[Sequence[Verdict]], first_layer: int = 0) -> str:

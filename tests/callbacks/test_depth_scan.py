@@ -137,7 +137,7 @@ def test_what_tensorboard_gets(corpus_file, tmp_path):
     assert start.hparams["data.tokenizer"].string_value == "bytes"
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     metrics = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos
-    assert {metric.name.tag for metric in metrics} == {"val/loss", "val/bits_per_byte", "depth_scan/alarms"}
+    assert {metric.name.tag for metric in metrics} == {"val/loss", "val/bits_per_byte", "depth_scan/alarms_raised"}
     assert trainer.callback_metrics["val/loss"] == pytest.approx(events.Scalars("val/loss")[-1].value)
 
 

@@ -11,6 +11,7 @@ from gpt_lightning.interpret.alarms import RULES, Alarm, health, layer_alarms, w
 HEALTHY = {
     "heads": 4,
     "broken_heads": 0,
+    "finite": True,
     "silent_heads": 0,
     "dead_heads": [],
     "sharp_heads": 0,
@@ -70,13 +71,23 @@ def test_what_is_broken_needs_no_second_scan():
     assert labels({"broken_heads": 1}) == ["broken"]
 
 
+def test_a_layer_that_passes_on_nan_is_broken():
+    assert labels({"finite": False}) == ["broken"]
+
+
+def test_a_text_too_short_for_stripes_shows_a_collapse_by_the_rest():
+    nan = float("nan")
+    assert labels(COLLAPSED | {"stripe": nan}) == ["entropy collapse?"]
+    assert labels({"stripe": nan}, {"stripe": nan, "max_logit": 300.0}) == []
+
+
 def test_a_lazy_layer_stays_a_suspicion_until_an_ablation_proves_it():
     cause = CAUSES["lazy layer"]
     alarms = layer_alarms(scans(cause, cause, cause))
     assert [alarm.label for alarm in alarms] == ["lazy layer?"]
     # Heads that rest on a sink are normal: nothing to speak of.
     assert health(150, alarms) == "healthy"
-    assert what_is_wrong(150, alarms) == "Nothing is wrong: no layer raises an alarm."
+    assert what_is_wrong(150, alarms) == "Healthy: no layer raises an alarm."
 
 
 @pytest.mark.parametrize(
@@ -123,6 +134,17 @@ def test_a_rank_that_halves_after_it_rose_is_a_collapse():
     assert ranks(95, 33, 45, 50, 26, 26) == []
 
 
+def test_a_rank_that_never_rose_can_collapse_too():
+    assert ranks(50, 50, 50, 2, 2) == ["rank collapse"]
+    assert ranks(95, 33, 32, 31, 10, 10) == ["rank collapse"]
+    assert ranks(95, 33, 27, 24, 21) == []
+
+
+def test_next_to_no_rank_needs_no_history():
+    assert ranks(2.9) == ["rank collapse?"]
+    assert ranks(3.1) == []
+
+
 def test_an_undefined_rank_says_nothing():
     nan = float("nan")
     assert ranks(nan, nan) == []
@@ -140,7 +162,10 @@ def test_nothing_is_said_at_step_0():
 def test_an_alarm_names_its_layer_its_reason_and_since_when():
     alarm = layer_alarms(scans({}, COLLAPSED, COLLAPSED, COLLAPSED, layers=3))[0]
     assert (alarm.kind, alarm.layer, alarm.scans, alarm.since_step) == ("entropy collapse", 2, 3, 100)
-    assert alarm.reason == "median entropy 0.05 of uniform, largest logit 300, 0.60 of the mass on 'e'"
+    assert (
+        alarm.reason
+        == "median entropy 0.05 of uniform, largest logit 300, 0.60 of the mass that could go to one token goes to 'e'"
+    )
 
 
 def test_a_dead_layer_is_not_blamed_for_its_attention_too():
@@ -156,7 +181,9 @@ def test_dead_heads_are_numbered():
 def test_the_most_serious_alarm_comes_first():
     everything = {name: value for cause in CAUSES.values() for name, value in cause.items()}
     found = labels(everything, everything)
-    assert found == ["broken", "entropy collapse", "dead layer", "lazy layer?"]
+    assert found == ["broken"]  # from which everything else may follow
+    del everything["broken_heads"]
+    assert labels(everything, everything) == ["entropy collapse", "dead layer", "lazy layer?"]
 
 
 def test_a_history_survives_json():

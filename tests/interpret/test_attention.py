@@ -175,6 +175,7 @@ def test_every_metric_equals_its_definition_in_float64():
         "first_position_mass_64": A[..., :64, 0].mean(-1),
         "sink_rate": (A[..., 0].mean(-1) > 0.3).double(),
         "value_weighted_first_position_share": (A[..., 0] * norms[..., :1] / (A @ norms[..., None])[..., 0]).mean(-1),
+        "first_value_norm": norms[..., 0] / norms.mean(-1),
         "stripe": mass[..., 1 : T - 15].amax(-1),
         "stripe_position": mass[..., 1 : T - 15].argmax(-1) + 1.0,
         "local_mass": (A * near).sum(-1)[..., 8:].mean(-1),

@@ -64,7 +64,7 @@ def test_nothing_is_loaded_from_elsewhere():
 
 def test_what_is_wrong_then_pictures_then_every_head():
     text = page()
-    assert text.index("Nothing is wrong") < text.index("4 heads in 2 layers") < text.index("<img")
+    assert text.index("Healthy: no layer") < text.index("4 heads in 2 layers") < text.index("<img")
     assert text.index("<img") < text.rindex("<table")
     heads = text[text.rindex("<table") :]
     assert heads.count("<tr>") == 1 + 4
@@ -109,7 +109,7 @@ def test_the_text_to_point_at_follows_the_heads_of_note():
 
 
 def test_what_ablation_found_is_in_the_tables_if_there_was_one():
-    change = "+0.1234 (+0.1234 to +0.1234)"
+    change = "+0.1234 nats per token (+0.1234 to +0.1234)"
     assert page().count(change) == 4 + 2
     without = page(made_up(with_ablation=False))
     assert change not in without

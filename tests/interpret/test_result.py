@@ -30,7 +30,7 @@ def test_json_has_every_metric_with_its_unit(scanned):
     assert [layer["layer"] for layer in found["layers"]] == [0, 1, 2]
     for i, layer in enumerate(found["layers"]):
         assert layer.keys() == LAYER_UNITS.keys() | {"layer", "verdict", "heads"}
-        assert layer["verdict"] == "healthy"
+        assert layer["verdict"] == "no alarm"
         assert [head["head"] for head in layer["heads"]] == list(range(5))
         for j, head in enumerate(layer["heads"]):
             assert head.keys() == HEAD_UNITS.keys() | {"head", "verdict", "reason", "evidence"}
@@ -53,6 +53,7 @@ def test_undefined_metrics_are_null():
     found = strictly(depth_scan(sharpened_gpt(), random_tokens(2, 2)))
     undefined = {"first_position_mass_64", "sink_rate", "stripe", "stripe_position", "stripe_token"}
     undefined |= {"local_mass", "local_mass_baseline", "induction", "duplicate_token"}
+    undefined |= {"stripe_same_position", "stripe_same_token"}
     assert found["step"] is None
     for layer in found["layers"]:
         for head in layer["heads"]:
@@ -78,7 +79,7 @@ def test_a_diverged_network_still_makes_valid_json(value):
 
 
 def test_the_summary_begins_with_what_is_wrong(scanned):
-    assert scanned.summary.startswith("Nothing is wrong: no layer raises an alarm. 15 heads in 3 layers: 1 broken, ")
+    assert scanned.summary.startswith("Healthy: no layer raises an alarm. 15 heads in 3 layers: 1 broken, ")
     scanned.alarms = [COLLAPSE]
     assert scanned.summary.startswith("Layer 1 has an entropy collapse: ")
     assert "(why), since step 200. Try: Lower --model.learning_rate" in scanned.summary
@@ -88,7 +89,7 @@ def test_json_has_the_alarms_with_their_advice(scanned):
     scanned.alarms = [COLLAPSE, replace(COLLAPSE, layer=2, confirmed=False)]
     found = strictly(scanned)
     assert found["verdict"] == "sick"
-    assert [layer["verdict"] for layer in found["layers"]] == ["healthy", "entropy collapse", "entropy collapse?"]
+    assert [layer["verdict"] for layer in found["layers"]] == ["no alarm", "entropy collapse", "entropy collapse?"]
     first, second = found["alarms"]
     assert (first["kind"], first["layer"], first["reason"], first["since_step"]) == ("entropy collapse", 1, "why", 200)
     assert (first["confirmed"], second["confirmed"], second["label"]) == (True, False, "entropy collapse?")
@@ -112,7 +113,7 @@ def test_a_record_holds_what_alarms_look_at(scanned):
     found = scanned.record()
     assert found["step"] == 300
     layer = found["layers"][1]
-    assert (layer["heads"], layer["sharp_heads"], layer["silent_heads"], layer["broken_heads"]) == (5, 1, 3, 0)
+    assert (layer["heads"], layer["sharp_heads"], layer["silent_heads"], layer["broken_heads"]) == (5, 1, 2, 0)
     assert layer["dead_heads"] == [3]  # 1 rests on a sink, and 4 is no quieter than the others
     assert layer["normalized_entropy"] == pytest.approx(0.2)
     assert (layer["max_logit"], layer["stripe_at"]) == (80, "'e'")

@@ -9,6 +9,7 @@ import torch
 
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret import scan
+from gpt_lightning.interpret.alarms import layer_alarms
 from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.model import GPT, GPTConfig
@@ -116,6 +117,53 @@ def test_sequences_are_averaged_and_the_strongest_names_the_stripe():
     assert (together.sequences, together.tokens) == (4, 70)
 
 
+def test_a_stripe_is_named_only_where_most_sequences_agree():
+    """Every query looks at token 7: at the same position in the first text, at others in the second."""
+    gpt = sharpened_gpt(n_layer=1, n_head=1)
+    gpt.position_embedding.weight.data.zero_()
+    same = torch.arange(10, 50).repeat(4, 1)
+    same[:, 5] = 7
+    moved, different = torch.arange(10, 50).repeat(4, 1), torch.arange(10, 50).repeat(4, 1)
+    for i, position in enumerate((3, 6, 9, 12)):
+        moved[i, position] = different[i, position] = 7
+    with torch.no_grad():
+        attention = gpt.blocks[0].attention
+        attention.qkv.weight[:16].zero_()
+        attention.qkv.bias[:8] = 1
+        x = gpt.blocks[0].norm1(gpt.token_embedding.weight[7])
+        attention.qkv.weight[8:16] += 100 * x / x.norm()
+    words = lambda token: f"word{token}"  # noqa: E731
+    assert depth_scan(gpt, same).verdicts[0][0].label == "stripe at position 5"
+    assert depth_scan(gpt, same, token_text=words).verdicts[0][0].label == "stripe at 'word7'"
+    assert depth_scan(gpt, moved, token_text=words).verdicts[0][0].label == "stripe at 'word7'"
+    assert depth_scan(gpt, moved).verdicts[0][0].label == "stripe"
+
+
+@pytest.mark.parametrize(
+    ("where", "layer"), [("blocks.1.mlp.down.weight", 1), ("norm.weight", 2), ("blocks.2.mlp.up.bias", 2)]
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_found_wherever_it_is(where, layer, value):
+    gpt = sharpened_gpt(n_layer=3)
+    with torch.no_grad():
+        gpt.get_parameter(where).view(-1)[0] = value
+    found = depth_scan(gpt, random_tokens(2, 70), step=5)
+    assert found.health == "sick"
+    assert (found.alarms[0].label, found.alarms[0].layer) == ("broken", layer)
+
+
+def test_a_layer_of_sinks_without_values_is_no_alarm():
+    """All heads rest on the first token, whose value is nothing: they add nothing, by design."""
+    gpt = sharpened_gpt(n_layer=2)
+    found = depth_scan(gpt, random_tokens(2, 70), step=5)
+    found.heads["first_position_mass"][1] = 0.97
+    found.heads["output_norm_relative_to_residual"][1] = 1e-5
+    history = [found.record()] * 2
+    for record in history:
+        record["layers"][1]["stripe"] = 0.01
+    assert [alarm.label for alarm in layer_alarms(history) if alarm.layer == 1] in ([], ["lazy layer?"])
+
+
 def test_relative_output_norms_average_to_one_in_a_layer():
     found = depth_scan(sharpened_gpt(), random_tokens(2, 30)).heads
     torch.testing.assert_close(found["output_norm_relative_to_layer"].mean(1), torch.ones(2))
@@ -149,7 +197,7 @@ def test_every_length_and_kind_of_position(position, T):
     if T < 64:
         expected |= {"first_position_mass_64", "sink_rate"}
     if T < 17:
-        expected |= {"stripe", "stripe_position", "stripe_token"}
+        expected |= {"stripe", "stripe_position", "stripe_token", "stripe_same_position", "stripe_same_token"}
     if T < 9:
         expected |= {"local_mass", "local_mass_baseline"}
     if T == 2:  # too few different tokens to repeat

@@ -36,7 +36,7 @@ def test_the_verdict_table_in_tensorboard(scanned):
 
 
 def test_the_verdict_table_begins_with_the_summary(scanned):
-    assert verdict_table(scanned).startswith("Nothing is wrong: no layer raises an alarm. 15 heads in 3 layers: ")
+    assert verdict_table(scanned).startswith("Healthy: no layer raises an alarm. 15 heads in 3 layers: ")
     scanned.verdicts = [[Verdict("stripe", "stripe at '<b>|*x*'", "why")]]
     first_paragraph = re.search(r"<p>(.*?)</p>", markdown_to_safe_html(verdict_table(scanned)), re.DOTALL)[1]
     assert first_paragraph == scanned.summary.replace("<", "&lt;").replace(">", "&gt;")

@@ -18,6 +18,7 @@ MIXED = {
     "first_position_mass_64": 0.1,
     "sink_rate": 0.0,
     "value_weighted_first_position_share": 0.1,
+    "first_value_norm": 1.0,
     "stripe": 0.1,
     "stripe_position": 9.0,
     "stripe_token": 42.0,
@@ -44,6 +45,7 @@ CAUSES = {
     "diffuse": {"normalized_entropy": 0.96},
     "mixed": {},
 }
+ALL_ON_FIRST = {"first_position_mass": 1.0, "value_weighted_first_position_share": 1.0}
 
 
 def kind(**changes: float) -> str:
@@ -111,6 +113,14 @@ def test_a_verdict_that_stays_keeps_its_label():
         ({"first_position_mass": 0.3}, "mixed"),
         ({"first_position_mass": 0.8, "value_weighted_first_position_share": 0.41}, "sink (active)"),
         ({"first_position_mass": 0.8, "value_weighted_first_position_share": 0.39}, "sink (no-op)"),
+        (
+            {"first_position_mass": 1.0, "value_weighted_first_position_share": 1.0, "first_value_norm": 0.19},
+            "sink (no-op)",
+        ),
+        (
+            {"first_position_mass": 1.0, "value_weighted_first_position_share": 1.0, "first_value_norm": 0.21},
+            "sink (active)",
+        ),
         ({"stripe": 0.3}, "mixed"),
         ({"local_mass": 0.5}, "mixed"),
         ({"local_mass": 0.6, "local_mass_baseline": 0.31}, "mixed"),
@@ -160,13 +170,21 @@ def test_the_calibration_pair_of_runs():
             assert KINDS[found].stands_out == stands_out
 
 
-def test_a_stripe_names_its_place():
+def test_a_stripe_names_its_place_if_it_has_one():
     stripe = MIXED | {"stripe": 0.5, "stripe_position": 17.0}
-    assert head_verdict(stripe).label == "stripe at position 17"
+    assert head_verdict(stripe).label == "stripe"
+    assert (
+        head_verdict(stripe).reason
+        == "0.50 of the mass that could go to one token goes to one, another in each sequence"
+    )
     named = head_verdict(stripe, stripe_place="'␣the'")
     assert (named.kind, named.label) == ("stripe", "stripe at '␣the'")
-    assert "0.50" in named.reason
-    assert "position 17" in named.reason
+    assert named.reason == "0.50 of the mass that could go to one token goes to '␣the'"
+
+
+def test_a_single_sequence_has_no_interval():
+    found = with_evidence(Verdict("mixed", "mixed", "why"), "unclear", 0.5, -math.inf, math.inf)
+    assert found.evidence == "without it the loss changes by +0.5000 nats per token (one sequence: no interval)"
 
 
 def test_reasons_give_the_numbers():
