@@ -21,7 +21,8 @@ SHARP_STRIPE = 0.25
 SHARP_LOGIT = 15
 SHARP_SHARE = 0.75  # of the heads: a healthy layer was seen with half of its heads on stripes
 RANK_LEFT = 0.5  # of the running maximum
-STILL_FALLING = 0.8  # of the scan before: while the rank falls faster than that, early training is under way
+FALLEN, RISEN = 0.7, 1.05  # of the highest, and of the lowest rank so far: the first fall, and its end
+FLAT, FLAT_FROM = 0.9, 500  # of the highest recent rank; steps, before which a slow network may not have begun to learn
 LEAST_RANK = 3  # directions: fewer can't tell tokens apart
 ONE_COLUMN = 0.9  # mass on a single token
 LAZY_SHARE = 0.75  # of the heads
@@ -74,6 +75,7 @@ def layer_alarms(history: Sequence[Mapping]) -> list[Alarm]:
         for layer in range(layers):
             records = [scan["layers"][layer] for scan in history]
             series = {name: [record[name] for record in records] for name in records[-1]}
+            series["step"] = [scan["step"] for scan in history]
             scans = _trailing(holds(series))
             if scans:
                 confirmed = kind == "broken" or (scans >= PERSISTENCE and kind != "lazy layer")
@@ -130,18 +132,26 @@ def _entropy_collapse(s: Series) -> list[bool]:
 
 
 def _rank_collapse(s: Series) -> list[bool]:
-    """Under half of the running maximum, which starts where the rank no longer falls fast: the fall before is
-    learning; or next to nothing left."""
-    holds, highest, previous = [], -math.inf, math.inf
-    for rank in s["effective_rank"]:
+    """Under half of the running maximum, or next to nothing left. The maximum starts when the fall of early training
+    is over: the rank has fallen and risen again, or been flat while the number of steps doubled."""
+    holds, highest, top, low = [], -math.inf, -math.inf, math.inf
+    for i, rank in enumerate(s["effective_rank"]):
         if math.isnan(rank):
             holds.append(False)
             continue
-        if highest > 0 or rank >= STILL_FALLING * previous:
+        top, low = max(top, rank), min(low, rank)
+        risen = low < FALLEN * top and rank > RISEN * low
+        if highest > 0 or risen or _is_flat(s, i):
             highest = max(highest, rank)
         holds.append(rank < RANK_LEFT * highest or rank < LEAST_RANK)
-        previous = rank
     return holds
+
+
+def _is_flat(s: Series, i: int) -> bool:
+    """Whether the rank has hardly changed over the second half of the steps up to the i-th scan."""
+    step = s["step"][i] or 0
+    recent = [rank for rank, at in zip(s["effective_rank"][: i + 1], s["step"], strict=False) if 2 * (at or 0) >= step]
+    return step >= FLAT_FROM and len(recent) >= 3 and min(recent) > FLAT * max(recent)
 
 
 def _dead_attention(s: Series) -> list[bool]:

@@ -37,9 +37,12 @@ LAYER_COLUMNS = {
     "massive_activation_ratio": "largest ÷ median activation",
 }
 PROBES = {
-    "natural": ("the text itself", "entropy of its single tokens: a model above it has not learned their frequencies"),
-    "random": ("random tokens of the text", "ln(number of ids): nothing can predict them better"),
-    "repeated": ("random tokens, their repeat", "0: a model with induction heads copies"),
+    "natural": (
+        "the text itself",
+        "the entropy of its single tokens: above it, not even their frequencies are learned",
+    ),
+    "random": ("random tokens of the text", "the floor, ln(number of ids): nothing can predict them better"),
+    "repeated": ("random tokens, their repeat", "the floor: a model with induction heads copies the first half"),
 }
 # Heading and caption of each kind of picture; those of one kind stand under one heading.
 KINDS_OF_PICTURE = {
@@ -243,7 +246,7 @@ def _probes(probes: Sequence[Probe]) -> str:
         [
             _text(PROBES[probe.name][0]),
             _number(probe.cross_entropy),
-            _number(probe.floor),
+            _number(probe.reference),
             _text(PROBES[probe.name][1]),
             _number(float(probe.first_position_mass_L.mean())),
             _number(float(probe.first_position_mass_L.max())),
@@ -251,7 +254,7 @@ def _probes(probes: Sequence[Probe]) -> str:
         for probe in probes
     ]
     sinks = ("mass on the first token, mean of all heads", "the same, highest layer")
-    return _table(["text", "loss, nats per token", "floor", "what the floor is", *sinks], rows)
+    return _table(["text", "loss, nats per token", "compare with", "which is", *sinks], rows)
 
 
 def _comparison(found: Study, other: Comparison) -> str:
@@ -288,7 +291,7 @@ def _short(values: list[float], layer: int) -> str:
 
 
 def _layers(found: Study) -> str:
-    ablation = [] if found.ablation is None else ["loss without its attention, change (95 %)"]
+    ablation = [] if found.ablation is None else ["loss without its attention: change, nats per token (95 %)"]
     rows = [
         [
             _number(layer),
@@ -303,7 +306,7 @@ def _layers(found: Study) -> str:
 
 
 def _heads(found: Study) -> str:
-    ablation = [] if found.ablation is None else ["loss without it, change (95 %)"]
+    ablation = [] if found.ablation is None else ["loss without it: change, nats per token (95 %)"]
     rows = [
         [
             *(_number(layer), _number(head), _badge(verdict.kind, verdict.label), _why(verdict.reason)),
@@ -333,4 +336,4 @@ def _number(value: float) -> str:
 
 
 def _change(delta_n: Tensor) -> str:
-    return f'<td class="number">{escape(change(*interval(delta_n)))}</td>'
+    return f'<td class="number">{escape(change(*interval(delta_n)).replace(" nats per token", ""))}</td>'

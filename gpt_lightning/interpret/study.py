@@ -31,6 +31,7 @@ STUDY_UNITS = {
     "similarity": "linear CKA (0 to 1), the embedding first",
     "cross_entropy": "nats per token",
     "floor": "nats per token",
+    "unigram_entropy": "nats per token",
 }
 FOREIGN = 0.5  # nats per token above the entropy of single tokens: even their frequencies are a surprise
 # What each kind of alarm needs an ablation of the layer's attention to say before it is proved.
@@ -44,14 +45,15 @@ class Probe:
     Attributes:
         name: natural, random, or repeated.
         cross_entropy: Nats per token; of the repeat alone for repeated text.
-        floor: Nats per token that no model can go under; of natural text, which has none that is known, the entropy of
-            its single tokens, which a model that looks at no context can't go under.
+        reference: Nats per token to compare with. Of random and repeated text the floor, which no model goes under; of
+            natural text, whose floor nobody knows, the entropy of its single tokens, the floor of models that look at
+            no context.
         first_position_mass_L: (L,) mean over heads. A sink that stays on random text is about the position.
     """
 
     name: str
     cross_entropy: float
-    floor: float
+    reference: float
     first_position_mass_L: Tensor
 
 
@@ -74,7 +76,7 @@ class Study:
         text = self.probes[0]
         return (
             f"This text is foreign to the network: its loss of {text.cross_entropy:.2f} is far above the entropy of "
-            f"single tokens, {text.floor:.2f}. What heads do here says little about what they do on text it knows. "
+            f"single tokens, {text.reference:.2f}. What heads do here says little about what they do on text it knows. "
             f"{self.scan.caution}"
         ).strip()
 
@@ -87,7 +89,7 @@ class Study:
         found["probes"] = {
             probe.name: {
                 "cross_entropy": plain(probe.cross_entropy),
-                "floor": plain(probe.floor),
+                "unigram_entropy" if probe.name == "natural" else "floor": plain(probe.reference),
                 "first_position_mass": [plain(x) for x in probe.first_position_mass_L.tolist()],
             }
             for probe in self.probes
@@ -140,7 +142,7 @@ def study(
     if with_ablation:
         ablation = ablate(model, tokens_BT, on_progress=lambda: on_progress("ablating"))
         scan = settled(scan, ablation)
-    foreign = not known_text and not probes[0].cross_entropy < probes[0].floor + FOREIGN
+    foreign = not known_text and not probes[0].cross_entropy < probes[0].reference + FOREIGN
     if foreign:
         scan = replace(scan, alarms=[replace(alarm, confirmed=False) for alarm in scan.alarms])
     return Study(scan, probes, lens, similarity, ablation, foreign)

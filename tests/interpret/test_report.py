@@ -109,7 +109,7 @@ def test_the_text_to_point_at_follows_the_heads_of_note():
 
 
 def test_what_ablation_found_is_in_the_tables_if_there_was_one():
-    change = "+0.1234 nats per token (+0.1234 to +0.1234)"
+    change = "+0.1234 (+0.1234 to +0.1234)"
     assert page().count(change) == 4 + 2
     without = page(made_up(with_ablation=False))
     assert change not in without

@@ -79,9 +79,9 @@ def test_probes_and_their_floors():
     assert list(found) == ["natural", "random", "repeated"]
     types, counts = tokens.unique(return_counts=True)
     share = counts / counts.sum()
-    assert found["natural"].floor == pytest.approx(-(share * share.log()).sum().item())
-    assert found["random"].floor == pytest.approx(math.log(len(types)))
-    assert found["repeated"].floor == 0
+    assert found["natural"].reference == pytest.approx(-(share * share.log()).sum().item())
+    assert found["random"].reference == pytest.approx(math.log(len(types)))
+    assert found["repeated"].reference == 0
     assert found["natural"].cross_entropy == pytest.approx(cross_entropies(gpt, tokens).mean().item())
     mass = depth_scan(gpt, tokens).heads["first_position_mass"].mean(1)
     torch.testing.assert_close(found["natural"].first_position_mass_L, mass)
@@ -95,7 +95,7 @@ def test_no_network_is_better_than_the_floor_on_random_text():
             parameter.zero_()
     probe = study(gpt, tokens, with_ablation=False).probes[1]
     assert probe.cross_entropy == pytest.approx(math.log(50), rel=1e-5)
-    assert probe.cross_entropy >= probe.floor
+    assert probe.cross_entropy >= probe.reference
 
 
 def test_the_json_has_everything_and_is_json():
