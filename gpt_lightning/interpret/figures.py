@@ -100,20 +100,29 @@ def entropy_over_time(steps: Sequence[int], normalized_entropy_SL: Tensor) -> Dr
 
     Args:
         steps: Optimiser step of each scan.
-        normalized_entropy_SL: (S, L), shares from 0 to 1; a row is `result.heads["normalized_entropy"].mean(1)`.
+        normalized_entropy_SL: (S, L), shares from 0 to 1; the medians over heads in a `DepthScanResult.record`.
     """
     S, L = normalized_entropy_SL.shape
-    frame, axes = entropy_frame(over_time_width(S), L)
-    show_over_time(axes, steps, normalized_entropy_SL)
+    # Wider every ten scans only, so that a frame lasts for ten.
+    frame, axes = entropy_frame(clip(3 + 3 * math.ceil(S / 10), 6, WIDTH), L)
+    axes.images[0].set(data=to_array(normalized_entropy_SL.T), extent=(-0.5, S - 0.5, L - 0.5, -0.5))
+    shown = spread(S, int(axes.bbox.width / DPI / 0.75))  # 0.75 inches: eight digits
+    axes.set_xticks(shown, [str(steps[i]) for i in shown])
     return frame.draw()
 
 
 @lru_cache(maxsize=1)
 def entropy_frame(width: float, L: int) -> tuple[Frame, Axes]:
     """The empty axes of a figure with its scale; the image and the steps are contents."""
-    title, unit = "Entropy over time, relative to uniform", HEAD_UNITS["normalized_entropy"]
-    axes = over_time_axes(width, L, title, unit, Normalize(0, 1))
-    return Frame(axes.figure, [axes.images[0], axes.xaxis, *axes.spines.values()]), axes
+    height, norm = clip(1.6 + 0.4 * L, 3.2, HEIGHT), Normalize(0, 1)
+    figure = Figure((width, height), dpi=DPI)
+    axes = add_axes(figure, (0.65, 0.55, width - 1.75, height - 0.9))
+    axes.imshow(np.zeros((L, 1)), cmap=COLOURS, norm=norm, aspect="auto")
+    axes.set_yticks(spread(L, 24))
+    axes.set(xlabel="step", ylabel="layer")
+    axes.set_title("Entropy over time, relative to uniform", fontsize=12)
+    add_scale(figure, (width - 0.95, 0.55, 0.17, height - 0.9), norm, HEAD_UNITS["normalized_entropy"], 9)
+    return Frame(figure, [axes.images[0], axes.xaxis, *axes.spines.values()]), axes
 
 
 def figure_to_png(figure: Figure | Drawn) -> bytes:
@@ -154,40 +163,6 @@ def round_up(value: float) -> float:
     power = 10.0 ** math.floor(math.log10(value))
     # Multiplied again, 1.5 × 10^k may be a rounding error below itself.
     return next(top for top in (step * power for step in (1, 1.5, 2, 3, 5, 7, 10)) if top >= value * (1 - 1e-9))
-
-
-def draw_over_time(steps: Sequence[int], values_SL: Tensor, title: str, unit: str, norm: Normalize) -> Figure:
-    """Layer × step, a column for each of the S `steps`; values (S, L) in `unit`."""
-    S, L = values_SL.shape
-    axes = over_time_axes(over_time_width(S), L, title, unit, norm)
-    show_over_time(axes, steps, values_SL)
-    return axes.figure
-
-
-def over_time_width(S: int) -> float:
-    """Inches; wider every ten scans only, so that a frame lasts for ten."""
-    return clip(3 + 3 * math.ceil(S / 10), 6, WIDTH)
-
-
-def over_time_axes(width: float, L: int, title: str, unit: str, norm: Normalize) -> Axes:
-    """Layer × step without any values yet, in a figure of its own."""
-    height = clip(1.6 + 0.4 * L, 3.2, HEIGHT)
-    figure = Figure((width, height), dpi=DPI)
-    axes = add_axes(figure, (0.65, 0.55, width - 1.75, height - 0.9))
-    axes.imshow(np.zeros((L, 1)), cmap=COLOURS, norm=norm, aspect="auto")
-    axes.set_yticks(spread(L, 24))
-    axes.set(xlabel="step", ylabel="layer")
-    axes.set_title(title, fontsize=12)
-    add_scale(figure, (width - 0.95, 0.55, 0.17, height - 0.9), norm, unit, 9)
-    return axes
-
-
-def show_over_time(axes: Axes, steps: Sequence[int], values_SL: Tensor) -> None:
-    """Put the values (S, L) of S `steps` into such axes."""
-    S, L = values_SL.shape
-    axes.images[0].set(data=to_array(values_SL.T), extent=(-0.5, S - 0.5, L - 0.5, -0.5))
-    shown = spread(S, int(axes.bbox.width / DPI / 0.75))  # 0.75 inches: eight digits
-    axes.set_xticks(shown, [str(steps[i]) for i in shown])
 
 
 def draw_matrix(figure: Figure, box: Box, result: DepthScanResult, metric: str, norm: Normalize | None = None) -> None:

@@ -26,7 +26,6 @@ from gpt_lightning.interpret.figures import (
     add_scale,
     clip,
     draw_matrix,
-    draw_over_time,
     drawable,
     fitted,
     from_top,
@@ -211,20 +210,6 @@ def similarity_figure(cka_LL: Tensor) -> Figure:
     axes.set_title("Similarity of the layers", fontsize=12)
     add_scale(figure, (1.15 + side + 0.15, 0.95, 0.17, side), Normalize(0, 1), "linear CKA (0 to 1)", 9)
     return figure
-
-
-def metric_over_time(steps: Sequence[int], values_SL: Tensor, title: str, unit: str) -> Figure:
-    """Layer × step: any metric of layers at each scan, on a scale from 0 (or the lowest, if negative) to the highest.
-
-    Args:
-        steps: Optimiser step of each scan.
-        values_SL: (S, L).
-        title, unit: Of the metric.
-    """
-    values = to_array(values_SL)
-    finite = values[np.isfinite(values)]
-    low = min(finite.min(initial=0), 0)
-    return draw_over_time(steps, values_SL, title, unit, Normalize(low, max(finite.max(initial=low), low + 1e-9)))
 
 
 def compare_figure(a: DepthScanResult, b: DepthScanResult, names: tuple[str, str]) -> Figure:

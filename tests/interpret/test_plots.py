@@ -14,7 +14,6 @@ from gpt_lightning.interpret.plots import (
     ablation_figure,
     compare_figure,
     logit_lens_figure,
-    metric_over_time,
     similarity_figure,
 )
 from tests.interpret.test_figures import (
@@ -144,20 +143,6 @@ def test_a_similarity_has_the_embedding_first_and_a_fixed_scale():
     assert axes.images[0].get_array()[1, 0] == pytest.approx(0.2)
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in labels] == ["embedding", "0"]
-
-
-def test_a_metric_over_time_has_its_own_scale_and_unit():
-    values = torch.tensor([[1.0, 2.0], [40.0, math.nan], [3.0, 4.0]])
-    figure = metric_over_time([0, 100, 200], values, "Largest logit", "logit")
-    axes, scale = figure.axes
-    assert axes.images[0].get_array().shape == (2, 3)
-    assert axes.images[0].get_array()[0, 1] == 40
-    assert axes.images[0].get_clim() == (0, 40)
-    assert scale.get_ylabel() == "logit"
-    assert axes.get_title() == "Largest logit"
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "100", "200"]
-    assert metric_over_time([0], torch.tensor([[-2.0, 1.0]]), "", "").axes[0].images[0].get_clim() == (-2, 1)
-    figure_to_array(metric_over_time([0], torch.tensor([[math.nan]]), "", ""))
 
 
 def test_a_comparison_has_one_scale_for_both():
