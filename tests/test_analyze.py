@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpt_lightning.analysis import sequences_to_scan
+from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_state
 from gpt_lightning.model import GPT, GPTConfig
@@ -129,6 +131,18 @@ def test_the_scans_of_the_run_confirm_what_a_checkpoint_shows(checkpoint, tmp_pa
         found = json.loads((output / "depth_scan.json").read_text())
         assert (found["verdict"], found["layers"][1]["verdict"]) == (health, label)
         assert (output / "entropy_over_time.png").is_file()
+    args = ("--checkpoint", "killed.ckpt", "--compare", "dead_for_long.ckpt", "--output", output, "--no-ablation")
+    assert run("analyze.py", *args, cwd=tmp_path).returncode == 0
+    found = json.loads((output / "depth_scan.json").read_text())
+    assert (found["verdict"], found["compared_with"]["verdict"]) == ("suspect", "sick")
+
+
+def test_a_text_that_repeats_itself_is_one_sequence(checkpoint, tmp_path):
+    (tmp_path / "same.txt").write_text("a" * 1000)
+    (tmp_path / "other.txt").write_text("a" * 32 + "b" * 32 + "a" * 32)
+    loaded = load_checkpoint(checkpoint)
+    assert sequences_to_scan(loaded, tmp_path / "same.txt")[0].shape == (1, 32)
+    assert sequences_to_scan(loaded, tmp_path / "other.txt")[0].shape == (2, 32)
 
 
 def test_long_contexts_get_pooled_pictures(tmp_path, corpus_file):

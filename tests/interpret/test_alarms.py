@@ -134,6 +134,16 @@ def test_a_rank_that_halves_after_it_rose_is_a_collapse():
     assert ranks(95, 33, 45, 50, 26, 26) == []
 
 
+def test_a_rise_before_the_first_fall_changes_nothing():
+    assert ranks(95, 100, 45, 44, 43) == []
+
+
+def test_records_of_an_older_version_are_passed_over():
+    history = scans(COLLAPSED, COLLAPSED, COLLAPSED)
+    history[0]["layers"][0] = {"normalized_entropy": 0.05}
+    assert [(alarm.label, alarm.scans) for alarm in layer_alarms(history)] == [("entropy collapse", 2)]
+
+
 def test_a_flat_rank_can_collapse_too_once_learning_is_under_way():
     assert ranks(*[50] * 12, 20, 20) == ["rank collapse"]
     assert ranks(50, 50, 50, 20, 20) == []  # at step 150 a slow network may not have begun to learn

@@ -137,3 +137,28 @@ def test_history_is_the_scans(scanned):
             part.bias.zero_()
     found = study(gpt, random_tokens(3, 60), step=300, history=[collapsed], with_ablation=False)
     assert "dead layer" in [alarm.label for alarm in found.scan.alarms if alarm.layer == 1]
+
+
+def test_a_text_that_the_network_does_not_know_raises_suspicions_only():
+    """A network of huge logits on random tokens: its loss is far above that of guessing."""
+    gpt, tokens = sharpened_gpt(n_layer=2), random_tokens(3, 70)
+    with torch.no_grad():
+        for part in (gpt.blocks[1].attention.output, gpt.blocks[1].mlp.down):
+            part.weight.zero_()
+            part.bias.zero_()
+    known = study(gpt, tokens, step=5, history=[depth_scan(gpt, tokens, 4).record()])
+    assert not known.foreign
+    assert "dead layer" in [alarm.label for alarm in known.scan.alarms]
+    foreign = study(gpt, tokens, step=5, history=[depth_scan(gpt, tokens, 4).record()], known_text=False)
+    assert foreign.probes[0].cross_entropy > foreign.probes[0].reference + 0.5
+    assert foreign.foreign
+    assert "foreign to the network" in foreign.caution
+    assert "foreign to the network" in foreign.to_json()["caution"]
+    assert "dead layer?" in [alarm.label for alarm in foreign.scan.alarms]
+
+
+def test_two_tokens_are_enough():
+    found = study(sharpened_gpt(), torch.tensor([[1, 2]]), step=5)
+    assert found.similarity.isnan().all()
+    assert "leave much open" in found.caution
+    json.dumps(found.to_json(), allow_nan=False)
