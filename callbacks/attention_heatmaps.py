@@ -3,9 +3,8 @@
 import lightning as L
 
 from callbacks.depth_scan import DepthScan
-from callbacks.when import TensorBoardCallback
+from callbacks.when import TensorBoardCallback, add_picture
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.figures import figure_to_array
 from gpt_lightning.interpret.galleries import NOTE_TITLE, attention_gallery, head_gallery, panels_of_note
 from gpt_lightning.interpret.labels import token_label
 from gpt_lightning.interpret.result import DepthScanResult
@@ -42,9 +41,9 @@ class AttentionHeatmaps(TensorBoardCallback):
         scan = latest_scan(trainer) or depth_scan(pl_module.model, sequences, trainer.global_step)
         for layer, pattern in enumerate(maps):
             figure = attention_gallery(pattern, labels, scan.verdicts[layer], layer)
-            writer.add_image(f"attention/layer_{layer:02d}", figure_to_array(figure), step)
+            add_picture(writer, f"attention/layer_{layer:02d}", figure, step)
         figure = head_gallery(panels_of_note(scan, maps), labels, NOTE_TITLE)
-        writer.add_image("attention/heads_of_note", figure_to_array(figure), step)
+        add_picture(writer, "attention/heads_of_note", figure, step)
 
 
 def latest_scan(trainer: L.Trainer) -> DepthScanResult | None:

@@ -7,10 +7,10 @@ import lightning as L
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from callbacks.when import ValidationCallback, tensorboard
+from callbacks.when import ValidationCallback, add_picture, tensorboard
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.alarms import Alarm, what_is_wrong
-from gpt_lightning.interpret.figures import TITLES, entropy_over_time, figure_to_array, head_matrix
+from gpt_lightning.interpret.figures import TITLES, entropy_over_time, head_matrix
 from gpt_lightning.interpret.labels import token_label
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
@@ -142,7 +142,7 @@ def write_scalars(writer: SummaryWriter, result: DepthScanResult, step: int) -> 
 def write_pictures(writer: SummaryWriter, result: DepthScanResult, history: list[dict], step: int) -> None:
     """A matrix per metric, and how the layers' entropy has gone so far."""
     for name in TITLES:
-        writer.add_image(f"depth_scan/{name}", figure_to_array(head_matrix(result, name)), step)
+        add_picture(writer, f"depth_scan/{name}", head_matrix(result, name), step)
     steps = [scan["step"] for scan in history]
     entropies = torch.tensor([[layer["normalized_entropy"] for layer in scan["layers"]] for scan in history])
-    writer.add_image("depth_scan/entropy_over_time", figure_to_array(entropy_over_time(steps, entropies)), step)
+    add_picture(writer, "depth_scan/entropy_over_time", entropy_over_time(steps, entropies), step)

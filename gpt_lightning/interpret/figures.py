@@ -128,7 +128,8 @@ def entropy_frame(width: float, L: int) -> tuple[Frame, Axes]:
 def figure_to_png(figure: Figure | Drawn) -> bytes:
     """The picture as a PNG file's bytes."""
     buffer = io.BytesIO()
-    imsave(buffer, _pixels(figure), format="png", dpi=DPI)
+    # The lowest compression: a tenth of the time, for files a third larger.
+    imsave(buffer, _pixels(figure), format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 
 
