@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import struct
+from copy import deepcopy
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -62,11 +63,11 @@ def test_analyze_writes_what_the_contract_says(checkpoint, tmp_path):
         assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_report_needs_nothing_but_itself(checkpoint, tmp_path):
+def test_the_report_needs_nothing_but_itself(main, checkpoint, tmp_path):
     # A text with a token that would be markup if it were not escaped.
     (tmp_path / "text.txt").write_text("<script>alert(1)</script> & so on\n" * 20)
     args = ("--checkpoint", checkpoint, "--output", tmp_path, "--text", tmp_path / "text.txt", "--no-ablation")
-    assert run("analyze.py", *args, cwd=tmp_path).returncode == 0
+    assert main("analyze.py", *args)[0] == 0
     page = (tmp_path / "report.html").read_text()
 
     class Links(HTMLParser):
@@ -87,21 +88,21 @@ def test_the_report_needs_nothing_but_itself(checkpoint, tmp_path):
     assert not re.search(r"@import|url\(", page)
 
 
-def test_analyze_finds_its_way_without_output_or_text(checkpoint, tmp_path):
+def test_analyze_finds_its_way_without_output_or_text(main, checkpoint, tmp_path):
     run_dir = tmp_path / "runs/x/version_3"
     (run_dir / "checkpoints").mkdir(parents=True)
     shutil.copy(checkpoint, run_dir / "checkpoints/last.ckpt")
-    result = run("analyze.py", "--checkpoint", "runs/x/version_3/checkpoints/last.ckpt", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    status, _, err = main("analyze.py", "--checkpoint", "runs/x/version_3/checkpoints/last.ckpt")
+    assert status == 0, err
     assert (run_dir / "analysis/report.html").is_file()
     assert "validation text" in (run_dir / "analysis/report.html").read_text()
 
 
-def test_two_checkpoints_side_by_side(checkpoint, tmp_path):
+def test_two_checkpoints_side_by_side(main, checkpoint, tmp_path):
     args = ("--checkpoint", checkpoint, "--compare", checkpoint, "--output", tmp_path, "--no-ablation")
-    result = run("analyze.py", *args, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert f"B: {checkpoint}, loss " in result.stdout
+    status, out, err = main("analyze.py", *args)
+    assert status == 0, err
+    assert f"B: {checkpoint}, loss " in out
     found = json.loads((tmp_path / "depth_scan.json").read_text())
     other = found["compared_with"]
     assert other["cross_entropy"] == pytest.approx(found["cross_entropy"])
@@ -113,28 +114,34 @@ def test_two_checkpoints_side_by_side(checkpoint, tmp_path):
     assert "Compared, layer by layer" in (tmp_path / "report.html").read_text()
 
 
-def test_the_scans_of_the_run_confirm_what_a_checkpoint_shows(checkpoint, tmp_path):
+def test_the_scans_of_the_run_confirm_what_a_checkpoint_shows(main, checkpoint, corpus_file, tmp_path):
     """A layer dies after training: one scan is a suspicion, and one more in the run's history makes it certain."""
     content = torch.load(checkpoint, weights_only=True)
     for name in ("attention.output.weight", "attention.output.bias", "mlp.down.weight", "mlp.down.bias"):
         content["state_dict"][f"model.blocks.1.{name}"].zero_()
     history = content["callbacks"]["DepthScan"]["history"]
     assert [scan["step"] for scan in history] == [20]  # the scan at step 40 came after the checkpoint
+    dead = deepcopy(history[0])
+    dead["layers"][1]["block_influence"] = 0.0
+    # best.ckpt holds the scan of its own step too: it is no second one beside that of analyze.py.
+    history.append(dead | {"step": content["global_step"]})
     torch.save(content, tmp_path / "killed.ckpt")
-    for scan in history:
-        scan["layers"][1]["block_influence"] = 0.0
+    history[:] = [dead]
     torch.save(content, tmp_path / "dead_for_long.ckpt")
+
+    def analysed(name: str, *more: object) -> dict:
+        status, _, err = main("analyze.py", "--checkpoint", name, "--output", "out", "--no-ablation", *more)
+        assert status == 0, err
+        return json.loads((tmp_path / "out/depth_scan.json").read_text())
+
     for name, label, health in (("killed", "dead layer?", "suspect"), ("dead_for_long", "dead layer", "sick")):
-        output = tmp_path / name
-        args = ("--checkpoint", f"{name}.ckpt", "--output", output, "--no-ablation")
-        assert run("analyze.py", *args, cwd=tmp_path).returncode == 0
-        found = json.loads((output / "depth_scan.json").read_text())
+        found = analysed(f"{name}.ckpt")
         assert (found["verdict"], found["layers"][1]["verdict"]) == (health, label)
-        assert (output / "entropy_over_time.png").is_file()
-    args = ("--checkpoint", "killed.ckpt", "--compare", "dead_for_long.ckpt", "--output", output, "--no-ablation")
-    assert run("analyze.py", *args, cwd=tmp_path).returncode == 0
-    found = json.loads((output / "depth_scan.json").read_text())
+        assert (tmp_path / "out/entropy_over_time.png").is_file()
+    found = analysed("killed.ckpt", "--compare", "dead_for_long.ckpt")
     assert (found["verdict"], found["compared_with"]["verdict"]) == ("suspect", "sick")
+    # The run's scans were of another text.
+    assert analysed("dead_for_long.ckpt", "--text", corpus_file)["verdict"] == "suspect"
 
 
 def test_a_text_that_repeats_itself_is_one_sequence(checkpoint, tmp_path):
@@ -145,7 +152,7 @@ def test_a_text_that_repeats_itself_is_one_sequence(checkpoint, tmp_path):
     assert sequences_to_scan(loaded, tmp_path / "other.txt")[0].shape == (2, 32)
 
 
-def test_long_contexts_get_pooled_pictures(tmp_path, corpus_file):
+def test_long_contexts_get_pooled_pictures(main, tmp_path, corpus_file):
     torch.manual_seed(0)
     config = GPTConfig(n_layer=1, n_head=2, d_model=16, context_length=300, vocab_size=256)
     content = {
@@ -156,8 +163,8 @@ def test_long_contexts_get_pooled_pictures(tmp_path, corpus_file):
     }
     torch.save(content, tmp_path / "long.ckpt")
     args = ("--checkpoint", "long.ckpt", "--output", tmp_path, "--text", corpus_file, "--no-ablation")
-    result = run("analyze.py", *args, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    status, _, err = main("analyze.py", *args)
+    assert status == 0, err
     png = (tmp_path / "attention/layer_00_pooled.png").read_bytes()
     width, height = struct.unpack(">II", png[16:24])
     assert 300 < width <= 1600
@@ -172,13 +179,14 @@ def test_a_checkpoint_carries_the_sequences_that_training_scanned(checkpoint, co
     assert torch.equal(kept.long(), data.validation_sequences(8))
 
 
-def test_generate_continues_the_prompt_the_same_way_for_the_same_seed(checkpoint, tmp_path):
+def test_generate_continues_the_prompt_the_same_way_for_the_same_seed(main, checkpoint, tmp_path):
     args = ("--checkpoint", checkpoint, "--prompt", "the cat", "--seed", 3)
-    first, again = (run("generate.py", *args, cwd=tmp_path) for _ in range(2))
+    first = run("generate.py", *args, cwd=tmp_path)
+    again = main("generate.py", *args)[1]
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("the cat")
     assert len(first.stdout) > len("the cat\n")
-    assert first.stdout == again.stdout
+    assert first.stdout == again
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def test_an_alarm_that_was_said_is_not_said_again_after_a_resume(corpus_file, tm
     resumed = callbacks.DepthScan(2)
     fit(corpus_file, tmp_path, [KillLayer(8), resumed], ckpt_path=kept, logger=False, max_steps=25)
     assert [alarm.label for alarm in resumed.result.alarms] == ["dead layer"]
+    assert resumed.state_dict()["raised"] == [["dead layer", 1]]
     assert "ALARM" not in capsys.readouterr().out
 
 
