@@ -47,6 +47,7 @@ class Stopwatch(L.Callback):
         self.training += time.perf_counter() - self._start
 
     def on_validation_start(self, *args: object) -> None:
+        gc.collect()  # figures refer to themselves: without this, those not in use any more would be counted
         self.megabytes.append(resident_megabytes())
         self.figures.append(sum(isinstance(thing, Figure) for thing in gc.get_objects()))
 
