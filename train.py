@@ -21,14 +21,15 @@ import gpt_lightning  # noqa: F401  first: it settles OpenMP's threads before to
 # isort: split
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import callbacks
 from gpt_lightning import precision, runs
-from gpt_lightning.checkpoint import check_same_network, read_checkpoint
+from gpt_lightning.checkpoint import DamagedCheckpoint, check_same_network, read_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.cli_errors import clear_errors, usage_error
 from gpt_lightning.data.datamodule import TextDataModule
@@ -104,10 +105,12 @@ class GPTCLI(LightningCLI):
 
     def resume_from(self, config: Namespace, experiment_dir: Path, gpt: GPTConfig) -> None:
         """Find and check the checkpoint that `--ckpt_path` names, and go on in its run's directory."""
-        named = {"last": runs.LAST, "best": runs.BEST}
         path, config.ckpt_path = config.ckpt_path, None
-        self.checkpoint = runs.last_run(experiment_dir) / named[path] if path in named else Path(path)
-        content = read_checkpoint(self.checkpoint)
+        if path == "last":
+            self.checkpoint, content = newest_whole(runs.last_run(experiment_dir))
+        else:
+            self.checkpoint = runs.last_run(experiment_dir) / runs.BEST if path == "best" else Path(path)
+            content = read_checkpoint(self.checkpoint)
         check_same_network(content, gpt, self.checkpoint)
         self.resume_step = content["global_step"]
         self.run_dir = runs.run_of(self.checkpoint) or self.run_dir
@@ -120,7 +123,12 @@ class GPTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs):
         """Add the logger of this run, unless the user chose one, and the callbacks that every run has."""
         config = self._get(self.config_init, "trainer")
-        extra = [callbacks.Throughput(), callbacks.HyperParameters(), callbacks.BestCheckpoint()]
+        if self.subcommand == "fit" and not config.fast_dev_run and rank_zero_only.rank == 0:
+            if self.run_dir == runs.new_run(self.run_dir.parent):  # not a run to go on with
+                self.run_dir = runs.make_run(self.run_dir.parent)
+            self.lock = runs.lock(self.run_dir)
+        extra = [callbacks.GracefulStop(), callbacks.Throughput(), callbacks.HyperParameters()]
+        extra += [callbacks.ExactResume(), callbacks.BestCheckpoint()]
         if config.max_time is not None:
             extra.append(callbacks.TimeLimit(config.max_time))
             kwargs["max_time"] = None
@@ -181,13 +189,34 @@ class GPTCLI(LightningCLI):
         )
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """After SIGTERM, say how to go on and end with the customary status; Lightning would end with 0."""
+        """However a run ends, say how to go on; after a signal, end with the customary status."""
         try:
             super()._run_subcommand(subcommand)
-        except SIGTERMException:
-            steps = self.trainer.global_step
-            say(f"Stopped by SIGTERM after {steps:,} optimiser steps. Go on with  {self.resume_command()}")
-            raise SystemExit(128 + signal.SIGTERM) from None
+        except (callbacks.Stopped, SIGTERMException) as stop:
+            say(f"{str(stop) or 'Stopped by SIGTERM'} after {self.how_to_go_on()}")
+            # Lightning kills rank zero when another ends with anything but 0.
+            number = stop.signal if isinstance(stop, callbacks.Stopped) else signal.SIGTERM
+            raise SystemExit(128 + number if rank_zero_only.rank == 0 else 0) from None
+        except SystemExit:  # what Lightning makes of a second Ctrl-C
+            if self.trainer.state.status == TrainerStatus.INTERRUPTED:
+                say(f"Interrupted after {self.how_to_go_on()}")
+                raise SystemExit(128 + signal.SIGINT) from None
+            raise
+        except Exception:
+            if subcommand == "fit" and self.trainer.global_step:
+                say(f"Ended by an error after {self.how_to_go_on()}")
+            raise
+        finally:
+            runs.remove_if_empty(self.run_dir)
+
+    def how_to_go_on(self) -> str:
+        """How many steps were made, how many are kept, and the command to resume."""
+        made, last = self.trainer.global_step, self.run_dir / runs.LAST
+        if not last.is_file():
+            return f"{made:,} optimiser steps, of which none was saved."
+        kept = read_checkpoint(last)["global_step"]
+        saved = "all saved" if kept == made else f"of which {kept:,} are saved"
+        return f"{made:,} optimiser steps, {saved}. Go on with  {self.resume_command()}"
 
     def out_of_time(self) -> bool:
         """Whether the time limit ended training."""
@@ -203,6 +232,23 @@ class GPTCLI(LightningCLI):
         done = 0 < self.trainer.max_steps <= self.trainer.global_step
         longer = ["--trainer.max_steps", str(2 * self.trainer.max_steps)] if done else []
         return shlex.join(["python", "train.py", *given, "--ckpt_path", "last", *longer])
+
+
+def newest_whole(run: Path) -> tuple[Path, dict[str, Any]]:
+    """The last checkpoint of a run, or the one before it if that is damaged, and its content.
+
+    Raises:
+        UserError: neither can be used.
+    """
+    last, previous = run / runs.LAST, run / runs.PREVIOUS
+    try:
+        return last, read_checkpoint(last)
+    except UserError as error:
+        if not previous.is_file() or (last.is_file() and not isinstance(error, DamagedCheckpoint)):
+            raise
+        content = read_checkpoint(previous)
+        say(f"{last} is damaged or missing: going on from {previous}, step {content['global_step']:,}.")
+        return previous, content
 
 
 @rank_zero_only
@@ -226,8 +272,8 @@ def main() -> None:
         seed_everything_default=1337,
         parser_class=Parser,
         parser_kwargs={name: {"default_config_files": [str(DEFAULT_CONFIG)]} for name in SUBCOMMANDS},
-        save_config_callback=SaveConfigCallback,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=callbacks.SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
     )

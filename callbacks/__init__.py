@@ -3,8 +3,11 @@
 from callbacks.attention_heatmaps import AttentionHeatmaps
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from callbacks.depth_scan import DepthScan
+from callbacks.exact_resume import ExactResume
+from callbacks.graceful_stop import GracefulStop, Stopped
 from callbacks.hparams import HyperParameters
 from callbacks.progress import StepProgressBar
+from callbacks.save_config import SaveConfig
 from callbacks.text_samples import TextSamples, sample
 from callbacks.throughput import Throughput
 from callbacks.time_limit import TimeLimit
@@ -13,9 +16,13 @@ __all__ = [
     "AttentionHeatmaps",
     "BestCheckpoint",
     "DepthScan",
+    "ExactResume",
+    "GracefulStop",
     "HyperParameters",
     "LastCheckpoint",
+    "SaveConfig",
     "StepProgressBar",
+    "Stopped",
     "TextSamples",
     "Throughput",
     "TimeLimit",

@@ -1,26 +1,61 @@
 """A run's checkpoints, `last.ckpt` to resume from and `best.ckpt` to use: Lightning's ModelCheckpoint, twice."""
 
+from typing import Any
+
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from callbacks.exact_resume import ExactResume
+from callbacks.graceful_stop import Stopped
+from gpt_lightning.errors import UserError
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keep the newest state in `checkpoints/last.ckpt`, to resume from.
+    """Keep the newest state in `checkpoints/last.ckpt`, to resume from; the one before it is kept beside it.
 
     Args:
         every_n_train_steps: Optimiser steps between two saves; a killed run loses at most this many.
+
+    Raises:
+        UserError: `every_n_train_steps` is below 1.
     """
 
     def __init__(self, every_n_train_steps: int = 100) -> None:
+        if every_n_train_steps < 1:
+            raise UserError(f"last_checkpoint.every_n_train_steps is {every_n_train_steps} but must be at least 1.")
         # Without the version counter, each save replaces the file (AtomicCheckpointIO renames, never half-writes).
-        super().__init__(filename="last", every_n_train_steps=every_n_train_steps, enable_version_counter=False)
+        super().__init__(
+            filename="last",
+            every_n_train_steps=every_n_train_steps,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What a run goes on from need not be saved again."""
+        super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Save at every n-th step; where a validation follows, after that, so that none is lost or seen twice."""
+        if trainer.global_step % self._every_n_train_steps == 0 and not self._should_skip_saving_checkpoint(trainer):
+            loop = trainer.fit_loop
+            self._defer_save_until_validation = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+            if not self._defer_save_until_validation:
+                super().on_train_batch_end(trainer, *args)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """After SIGTERM, which Lightning lets take effect between two batches, save first. Other exceptions can come in
-        the middle of a step, from where nothing resumes exactly."""
-        if isinstance(exception, SIGTERMException):
-            self.on_train_end(trainer, pl_module)
+        """Save where training can go on exactly: between two steps after a signal, else where the step began."""
+        # Only after a signal is every rank here; alone, one would wait for the others for ever.
+        alone = trainer.world_size > 1 and not isinstance(exception, Stopped)
+        if alone or isinstance(exception, KeyboardInterrupt):
+            return
+        resume = next((callback for callback in trainer.callbacks if isinstance(callback, ExactResume)), None)
+        try:
+            if resume is not None and resume.rewind(trainer, pl_module, exception):
+                self.on_train_end(trainer, pl_module)
+        except Exception as error:  # the exception that ended the run must not be buried under this one
+            trainer.print(f"The state at step {trainer.global_step:,} could not be saved: {error}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save where training ended, whatever the interval."""

@@ -72,6 +72,7 @@ class DepthScan(ValidationCallback):
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
         """Scan the network as it is now, keep what later scans need of it, and write everything."""
         data = trainer.datamodule
+        self.history = [scan for scan in self.history if scan["step"] < trainer.global_step]  # a look may come again
         self.result = depth_scan(
             pl_module.model,
             data.validation_sequences(self.n_sequences),

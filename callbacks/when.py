@@ -35,12 +35,14 @@ class ValidationCallback(L.Callback):
         # Lightning's x-axis, so that these curves line up with val/loss and a resume keeps or drops them with it.
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         if step == self._last_step:
-            return  # a run that is stopped inside an accumulation window may validate the same weights twice
+            return  # a run that was stopped may validate the same weights twice
+        due = (self._validations + 1) % self.every_n_validations == 0
+        if due and trainer.is_global_zero:
+            self.look(trainer, pl_module, step)
+        # Not before: what a look that failed leaves undone, a resumed run does again.
         self._last_step = step
         self._validations += 1
-        if self._validations % self.every_n_validations == 0:
-            if trainer.is_global_zero:
-                self.look(trainer, pl_module, step)
+        if due:
             self.act(trainer)
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
@@ -52,12 +54,13 @@ class ValidationCallback(L.Callback):
         """What follows from the look, on every rank."""
 
     def state_dict(self) -> dict:
-        """How many validations there were, so that a resumed run keeps the rhythm."""
-        return {"validations": self._validations}
+        """How many validations there were, so that a resumed run keeps the rhythm; and the last that was looked at,
+        since one that was interrupted is run again."""
+        return {"validations": self._validations, "last_step": self._last_step}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """The opposite."""
-        self._validations = state_dict["validations"]
+        self._validations, self._last_step = state_dict["validations"], state_dict.get("last_step", -1)
 
 
 class TensorBoardCallback(ValidationCallback):

@@ -1,5 +1,6 @@
 """Writing a file so that it is there whole or not at all."""
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,18 +9,50 @@ from typing import BinaryIO
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """A binary file to write to; it becomes `path` by a rename when the block ends well, and vanishes otherwise.
 
     The temporary name is beside `path`, so that the rename stays within one file system. Missing directories are made.
+
+    Args:
+        path: Where the file goes.
+        previous: Where to keep what `path` held until now.
+
+    Raises:
+        OSError: it cannot be written; with the name of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_leftovers(path)
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # else the name could reach the disk before the content
+        if previous is not None and path.exists():
+            _second_name(path, previous)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _second_name(path: Path, name: Path) -> None:
+    """Let `name` stand for the content of `path`, in one step."""
+    link = path.with_name(f".{name.name}.{os.getpid()}.tmp")
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links: `path` is gone until the new file takes its place
+        path.replace(name)
+    else:
+        link.replace(name)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` have left."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        writer = leftover.name.split(".")[-2]
+        if writer.isdigit() and not Path("/proc", writer).exists() and Path("/proc/self").exists():
+            leftover.unlink(missing_ok=True)

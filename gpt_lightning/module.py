@@ -154,12 +154,8 @@ class GPTModule(L.LightningModule):
     # ---- training
 
     def on_train_start(self) -> None:
-        """After a resume: options of now win over the checkpoint's, and the end of an epoch is followed by the next.
-        (Lightning 2.6 would take up the old epoch, train on a single batch and call that an epoch.)"""
+        """After a resume: options of now win over the checkpoint's."""
         self.apply_options()
-        epoch, loop = self.trainer.fit_loop.epoch_progress.current, self.trainer.fit_loop.epoch_loop
-        if loop.restarting and loop.batch_progress.is_last_batch and 0 < epoch.completed == epoch.ready:
-            loop.restarting = False
 
     def apply_options(self) -> None:
         """Put learning rate, decay and betas into the optimiser, whose state from a checkpoint brought its own."""

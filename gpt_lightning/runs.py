@@ -3,10 +3,14 @@
 import re
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from gpt_lightning.errors import UserError
 
 LAST = Path("checkpoints") / "last.ckpt"
+PREVIOUS = Path("checkpoints") / "previous.ckpt"  # the `last.ckpt` before it
 BEST = Path("checkpoints") / "best.ckpt"
+LOCK = ".lock"
 
 
 def versions(experiment_dir: Path) -> list[int]:
@@ -22,6 +26,45 @@ def new_run(experiment_dir: Path) -> Path:
     return experiment_dir / f"version_{max(versions(experiment_dir), default=-1) + 1}"
 
 
+def make_run(experiment_dir: Path) -> Path:
+    """Make the directory of the next run. Of two processes that do so at once, each gets its own."""
+    while True:
+        run = new_run(experiment_dir)
+        try:
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            continue  # another process was faster
+
+
+def remove_if_empty(run: Path) -> None:
+    """Remove the directory of a run that ended before it wrote anything."""
+    if run.is_dir() and {path.name for path in run.iterdir()} <= {LOCK}:
+        (run / LOCK).unlink(missing_ok=True)
+        run.rmdir()
+
+
+def lock(run: Path) -> BaseFileLock | None:
+    """Keep other processes from training in the same run, until this one ends, however it ends.
+
+    Returns:
+        The lock, to be kept; None on a file system that has none.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    held = FileLock(run / LOCK)
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"Another process is training in {run}: wait for it to end, or leave --ckpt_path out to start a new run."
+        ) from error
+    except NotImplementedError:
+        return None
+    return held
+
+
 def last_run(experiment_dir: Path) -> Path:
     """The newest run that left a checkpoint to go on from.
 
@@ -30,7 +73,7 @@ def last_run(experiment_dir: Path) -> Path:
     """
     for version in reversed(versions(experiment_dir)):
         run = experiment_dir / f"version_{version}"
-        if (run / LAST).is_file():
+        if (run / LAST).is_file() or (run / PREVIOUS).is_file():
             return run
     raise UserError(
         f"There is nothing to resume: no {experiment_dir}/version_*/{LAST} exists. Leave --ckpt_path out to start a "

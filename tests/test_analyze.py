@@ -120,11 +120,11 @@ def test_the_scans_of_the_run_confirm_what_a_checkpoint_shows(main, checkpoint, 
     for name in ("attention.output.weight", "attention.output.bias", "mlp.down.weight", "mlp.down.bias"):
         content["state_dict"][f"model.blocks.1.{name}"].zero_()
     history = content["callbacks"]["DepthScan"]["history"]
-    assert [scan["step"] for scan in history] == [20]  # the scan at step 40 came after the checkpoint
+    assert [scan["step"] for scan in history] == [20, content["global_step"]]
     dead = deepcopy(history[0])
     dead["layers"][1]["block_influence"] = 0.0
-    # best.ckpt holds the scan of its own step too: it is no second one beside that of analyze.py.
-    history.append(dead | {"step": content["global_step"]})
+    # The scan of the checkpoint's own step is no second one beside that of analyze.py.
+    history[1] = dead | {"step": content["global_step"]}
     torch.save(content, tmp_path / "killed.ckpt")
     history[:] = [dead]
     torch.save(content, tmp_path / "dead_for_long.ckpt")

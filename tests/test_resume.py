@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks import LastCheckpoint
+from callbacks import ExactResume, LastCheckpoint
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
@@ -54,7 +54,7 @@ def run(directory, corpus_file, accumulate, max_steps=STEPS, ckpt_path=None, sav
         decay_steps=STEPS,
     )
     seen = SeenBatches()
-    callbacks = [seen, *extra]
+    callbacks = [seen, ExactResume(), *extra]
     if save_all:
         every_step = ModelCheckpoint(directory / "step", "{step}", every_n_train_steps=1, save_top_k=-1)
         at_validation = ModelCheckpoint(
@@ -72,7 +72,6 @@ def run(directory, corpus_file, accumulate, max_steps=STEPS, ckpt_path=None, sav
         gradient_clip_val=1.0,
         callbacks=callbacks,
         logger=False,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

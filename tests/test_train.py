@@ -87,7 +87,8 @@ def test_validate_and_test_look_at_a_checkpoint_and_leave_nothing_behind(finishe
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM)]
+    ("sent", "status"),
+    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 128 + signal.SIGINT)],
 )
 def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(
     tmp_path, finished, corpus_file, sent, status

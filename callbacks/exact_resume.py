@@ -1,0 +1,147 @@
+"""Checkpoints that resume exactly, from wherever they are saved: after a batch, in or after a validation, at the end of
+an epoch or of training, or where an exception ended a step in the middle.
+
+Lightning's loops save how far each hook got, and resume differently from each place. Here every checkpoint of a fit
+says the same: "as in `on_train_batch_end` of the last whole batch", and whether the validation after it is still due.
+"""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from gpt_lightning.errors import UserError
+
+Counters = dict[str, dict[str, int]]  # of Lightning's progress trackers: total and current, each by ready, started, …
+STAGES = ("ready", "started", "processed", "completed")
+KEY = "validation_due"  # in the checkpoint
+
+
+class ExactResume(Checkpoint):
+    """Bring every checkpoint into the one form, run a validation that was due when it was saved, and on an exception
+    in the middle of a step go back to the step's start.
+
+    A `Checkpoint`, so that Lightning calls it after the callbacks that look at a validation; it has to stand before
+    those that save.
+    """
+
+    def __init__(self) -> None:
+        self._validated_after = -1  # the batch (counted over epochs) after which the last validation ended
+        self._validation_due = False
+        self._updating = False
+        self._start: tuple[int, dict[str, Tensor]] | None = (
+            None  # of the step under way: batches before it, and the loss
+        )
+
+    # ---- saving
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Before the first batch of an optimiser step: note where it is, to go back to it."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        if progress.current.completed % trainer.accumulate_grad_batches == 0:
+            average = {name: value.clone() for name, value in pl_module.train_loss.metric_state.items()}
+            self._start = progress.total.completed, average
+
+    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Remember that the validation after this batch is done."""
+        if not trainer.sanity_checking:
+            self._validated_after = trainer.fit_loop.epoch_loop.total_batch_idx
+            self._validation_due = False
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Rewrite the loops' progress, and note whether a validation is due."""
+        if trainer.state.fn == TrainerFn.FITTING and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0:
+            checkpoint[KEY] = self._is_validation_due(trainer)
+            accumulating = trainer.fit_loop._should_accumulate()
+            as_after_a_batch(checkpoint["loops"]["fit_loop"], trainer.global_step, accumulating)
+
+    def _is_validation_due(self, trainer: L.Trainer) -> bool:
+        loop = trainer.fit_loop.epoch_loop
+        if self._validation_due:  # it was when this process began, and did not end yet
+            return True
+        done = self._validated_after == loop.total_batch_idx or loop.batch_progress.current.ready == 0
+        return not done and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+
+    # ---- resuming
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember whether a validation is due."""
+        self._validation_due = checkpoint.get(KEY, False)
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Run the validation that was due, as Lightning would have after the batch."""
+        if self._validation_due:
+            loop = trainer.fit_loop.epoch_loop
+            trainer.validating, loop.val_loop.restarting = True, False
+            loop.val_loop.run()
+            trainer.training = True
+
+    # ---- exceptions
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        """From here until the batch is processed, the weights may be half updated."""
+        self._updating = True
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Now they are whole."""
+        self._updating = False
+
+    def rewind(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> bool:
+        """After an exception: go back to where a checkpoint resumes exactly, the last whole batch or, from the middle
+        of an optimiser step, to that step's start.
+
+        Returns:
+            Whether there is such a place: a batch was trained, and the weights are not half updated.
+        """
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        if trainer.state.fn != TrainerFn.FITTING or not progress.total.completed:
+            return False
+        if progress.current.processed == progress.current.ready:  # the exception came between two batches
+            if progress.current.completed < progress.current.ready:  # before the last one's figures were logged
+                trainer._logger_connector.on_batch_end()
+                trainer._logger_connector.update_train_step_metrics()
+            return True
+        # What we raise ourselves, on a gradient that is not finite, comes before the first weight is touched.
+        if self._updating and not isinstance(exception, UserError):
+            return False
+        whole = progress.current.completed % trainer.accumulate_grad_batches  # batches of this step before this one
+        total, current = progress.total.completed - whole, progress.current.completed - whole
+        if self._start is not None and self._start[0] == total:
+            for name, value in self._start[1].items():
+                setattr(pl_module.train_loss, name, value)
+        elif whole:
+            return False  # resumed inside an accumulation window: where it began is unknown
+        (loader,) = trainer.fit_loop._combined_loader.flattened
+        loader.position -= progress.current.ready - current
+        for stage in STAGES:
+            setattr(progress.total, stage, total)
+            setattr(progress.current, stage, current)
+        progress.is_last_batch = False
+        return True
+
+
+def as_after_a_batch(fit_loop: dict[str, Any], global_step: int, accumulating: bool) -> None:
+    """Rewrite a fit loop's state as `on_train_batch_end` of its last whole batch has it.
+
+    Args:
+        fit_loop: `checkpoint["loops"]["fit_loop"]`, changed in place.
+        global_step: Optimiser steps taken.
+        accumulating: Whether that batch was not the last of an optimiser step.
+    """
+    batches: Counters = fit_loop["epoch_loop.batch_progress"]
+    for counters in (batches["total"], batches["current"]):
+        for stage in ("ready", "started"):
+            counters[stage] = counters["processed"]
+        counters["completed"] = counters["processed"] - 1  # Lightning counts it when it resumes
+    epochs: Counters = fit_loop["epoch_progress"]
+    for counters in (epochs["total"], epochs["current"]):
+        counters["ready"] = counters["started"]
+        counters["processed"] = counters["completed"] = counters["started"] - 1  # inside the epoch
+    validation: Counters = fit_loop["epoch_loop.val_loop.batch_progress"]
+    for counters in (validation["total"], validation["current"]):
+        for stage in STAGES[1:]:
+            counters[stage] = counters["ready"]
+    # TensorBoard's axis; Lightning counts the last step when it resumes.
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = global_step - (not accumulating)

@@ -1,0 +1,66 @@
+"""Ctrl-C and SIGTERM end training between two optimiser steps, on every rank at the same one, and nothing is lost."""
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class Stopped(Exception):
+    """Training was asked to end by a signal; raised on every rank between two optimiser steps.
+
+    Attributes:
+        signal: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(f"Stopped by {'Ctrl-C' if number == signal.SIGINT else self.signal.name}")
+
+
+class GracefulStop(L.Callback):
+    """On the first Ctrl-C or SIGTERM finish the step under way, then raise `Stopped`, which saves a checkpoint; on a
+    second Ctrl-C give up at once.
+
+    Lightning's own handler of SIGTERM stops each rank wherever it is when the signal arrives; with several ranks, some
+    would wait for others that are gone.
+    """
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """From here on, take the signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again, self._received = bool(self._received), self._received or number
+        if number == signal.SIGINT and rank_zero_only.rank == 0:
+            if again:
+                raise KeyboardInterrupt
+            # Not print: a handler may come in the middle of one.
+            os.write(2, b"\nCtrl-C: finishing this step, then saving. Once more to stop at once.\n")
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Between two optimiser steps, see whether any rank was asked to stop."""
+        if trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches == 0:
+            self._stop(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """A validation is not waited for, unless by several ranks: they only agree between steps."""
+        if self._handlers and trainer.world_size == 1:
+            self._stop(trainer)
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(bool(self._received), all=False):
+            raise Stopped(self._received or signal.SIGTERM)
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """Give the signals back."""
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())

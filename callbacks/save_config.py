@@ -1,0 +1,18 @@
+"""The configuration of a run, beside it."""
+
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.cli import SaveConfigCallback
+
+from gpt_lightning.files import whole_file
+
+
+class SaveConfig(SaveConfigCallback):
+    """Write `config.yaml` into the run's directory, whole or not at all; Lightning's own writes into the old file."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Called by Lightning once, on rank zero."""
+        text = self.parser.dump(self.config, skip_none=False)
+        with whole_file(Path(trainer.default_root_dir) / self.config_filename) as file:
+            file.write(text.encode())

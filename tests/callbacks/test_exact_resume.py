@@ -1,0 +1,137 @@
+"""Whatever ends a run wherever, the checkpoint it leaves goes on as if nothing had been: same batches, same weights,
+same curves, every validation once."""
+
+import contextlib
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import Logger
+
+from callbacks import DepthScan, ExactResume, LastCheckpoint
+from gpt_lightning.data.datamodule import TextDataModule
+from gpt_lightning.errors import UserError
+from gpt_lightning.model import GPTConfig
+from gpt_lightning.module import GPTModule
+
+BATCHES = 11  # of an epoch; with 2 accumulated its last optimiser step has one
+STEPS = 14  # more than two epochs
+
+
+class Curves(Logger):
+    """What Lightning logs, by figure and step."""
+
+    name, version = "curves", 0
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, int, float]] = []
+
+    def log_metrics(self, metrics, step=None):
+        self.points += [(name, step, value) for name, value in metrics.items() if name != "epoch"]
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+
+class Failure(Exception):
+    pass
+
+
+class FailAt(L.Callback):
+    """Raise at the n-th call of a hook."""
+
+    def __init__(self, hook: str, call: int, exception: BaseException) -> None:
+        self.calls = 0
+
+        def fail(trainer, *_, **__):
+            self.calls += not trainer.sanity_checking
+            if self.calls == call:
+                self.calls += 1
+                raise exception
+
+        setattr(self, hook, fail)
+
+
+class Rows(L.Callback):
+    """The first token of every row that was trained on."""
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.seen.append((trainer.fit_loop.total_batch_idx, batch[0][:, 0].tolist()))
+
+
+def fit(directory, corpus_file, extra=(), ckpt_path=None, **options):
+    L.seed_everything(0 if ckpt_path is None else 99, verbose=False)
+    torch.set_num_threads(1)
+    last = LastCheckpoint(every_n_train_steps=4)
+    last.dirpath = str(directory)
+    rows, curves, scan = Rows(), Curves(), DepthScan(2)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        accumulate_grad_batches=2,
+        limit_train_batches=BATCHES,
+        limit_val_batches=2,
+        check_val_every_n_epoch=None,
+        gradient_clip_val=1.0,
+        callbacks=[rows, *extra, scan, ExactResume(), last],
+        logger=curves,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=3,
+        **{"max_steps": STEPS, "val_check_interval": 5} | options,
+    )
+    config = GPTConfig(n_layer=1, n_head=2, d_model=16, context_length=16, vocab_size=256, dropout=0.1)
+    module = GPTModule(config, learning_rate=1e-2, warmup_steps=3, decay_steps=STEPS)
+    data = TextDataModule(str(corpus_file), batch_size=4, context_length=16, data_dir=str(directory / "data"))
+    data.seen, data.curves, data.scans = rows.seen, curves.points, scan
+    with contextlib.suppress(Failure, UserError):
+        trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, corpus_file):
+    return fit(tmp_path_factory.mktemp("whole"), corpus_file)
+
+
+def assert_went_on(stopped, resumed, whole, step):
+    """Weights, optimiser, batches and curves of the two together are those of the run that was never stopped."""
+    for name, tensor in whole.lightning_module.state_dict().items():
+        assert torch.equal(resumed.lightning_module.state_dict()[name], tensor), name
+    theirs = whole.optimizers[0].state_dict()["state"]
+    for parameter, state in resumed.optimizers[0].state_dict()["state"].items():
+        assert all(torch.equal(value, theirs[parameter][name]) for name, value in state.items())
+    rows = dict(stopped.datamodule.seen) | dict(resumed.datamodule.seen)
+    assert rows == dict(whole.datamodule.seen)
+    # TensorBoard drops what lies past the checkpoint when it is resumed (purge_step).
+    kept = [point for point in stopped.datamodule.curves if point[1] < step]
+    # A validation that a callback broke off after its figures were logged is run again: the same figures twice.
+    assert set(kept + resumed.datamodule.curves) == set(whole.datamodule.curves)
+    assert str(resumed.datamodule.scans.history) == str(whole.datamodule.scans.history)  # nan is not nan
+
+
+PLACES = [
+    ("on_train_batch_start", (3, 9, 10, 12, 13, 23)),  # 12 is the first batch of an epoch, 13 ends a step
+    ("on_before_zero_grad", (5, 6)),
+    ("on_before_backward", (9, 10, 11, 12)),
+    ("on_after_backward", (9, 10, 11, 12)),
+    ("on_train_batch_end", (2, 5, 9, 10, 11, 12, 22)),
+    ("on_validation_start", (1, 2, 3, 5)),
+    ("on_validation_batch_end", (1, 4, 5)),
+    ("on_validation_end", (1, 2, 3, 5)),
+    ("on_train_epoch_end", (1, 2)),
+    ("on_train_epoch_start", (2, 3)),
+]
+
+
+@pytest.mark.parametrize(("hook", "call"), [(hook, call) for hook, calls in PLACES for call in calls])
+def test_an_exception_anywhere_loses_nothing(tmp_path, corpus_file, whole, hook, call):
+    stopped = fit(tmp_path, corpus_file, [FailAt(hook, call, Failure())])
+    assert stopped.global_step < STEPS
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == stopped.global_step
+    resumed = fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt")
+    assert_went_on(stopped, resumed, whole, checkpoint["global_step"])
