@@ -4,6 +4,7 @@
     python train.py fit --config configs/shakespeare.yaml        another one, layered over the default
     python train.py fit --config … --ckpt_path last              go on where the newest run of that experiment stopped
     python train.py validate --config … --ckpt_path best         figures of a checkpoint
+    python train.py audit --checkpoint …/last.ckpt               proves that stopping and resuming changes nothing
 
 `python train.py fit --help` lists every option; `--print_config` shows the whole configuration.
 """
@@ -12,6 +13,7 @@ import logging
 import shlex
 import signal
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import callbacks
-from gpt_lightning import precision, runs
+from gpt_lightning import audit, precision, runs
 from gpt_lightning.checkpoint import DamagedCheckpoint, check_same_network, read_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.cli_errors import clear_errors, usage_error
@@ -202,9 +204,11 @@ class GPTCLI(LightningCLI):
                 say(f"Interrupted after {self.how_to_go_on()}")
                 raise SystemExit(128 + signal.SIGINT) from None
             raise
-        except Exception:
+        except Exception as error:
             if subcommand == "fit" and self.trainer.global_step:
                 say(f"Ended by an error after {self.how_to_go_on()}")
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # TensorBoard's
+                raise UserError(f"{self.run_dir} could not be written ({error.strerror}): make room for it.") from error
             raise
         finally:
             runs.remove_if_empty(self.run_dir)
@@ -257,8 +261,17 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def quiet_about_files(details: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread prints a traceback when a file can't be written, and raises the same where training runs."""
+    if not issubclass(details.exc_type, OSError):
+        threading.__excepthook__(details)
+
+
 def main() -> None:
     """Run the CLI; without a subcommand, fit."""
+    threading.excepthook = quiet_about_files
+    if sys.argv[1:2] == ["audit"]:
+        raise SystemExit(audit.main(sys.argv[2:]))
     if len(sys.argv) == 1 or (sys.argv[1].startswith("-") and sys.argv[1] not in ("-h", "--help")):
         sys.argv.insert(1, "fit")
     # Lightning's own notices (which devices exist, tips) say less than `before_fit`; warnings and errors stay.

@@ -1,6 +1,7 @@
 """Lightning callbacks: when to look and where to write. What they show is computed in gpt_lightning."""
 
 from callbacks.attention_heatmaps import AttentionHeatmaps
+from callbacks.audit_trail import AuditTrail
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from callbacks.depth_scan import DepthScan
 from callbacks.exact_resume import ExactResume
@@ -14,6 +15,7 @@ from callbacks.time_limit import TimeLimit
 
 __all__ = [
     "AttentionHeatmaps",
+    "AuditTrail",
     "BestCheckpoint",
     "DepthScan",
     "ExactResume",

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ def clear_errors(*more: type[Exception]) -> Iterator[None]:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        _exit(f"{error.strerror}: {error.filename}" if error.filename else str(error), 1)
+        _exit(f"{error.strerror}: {os.fsdecode(error.filename)}" if error.filename else str(error), 1)
     except KeyboardInterrupt:
         _exit("Interrupted.", 130)
 

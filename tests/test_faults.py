@@ -224,8 +224,16 @@ def limited(megabytes: float) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(megabytes * 1e6), int(megabytes * 1e6)))
 
 
-def test_a_disk_that_fills_up_ends_the_run_with_one_sentence(copied, corpus_file, tmp_path):
-    """The next checkpoint does not fit; the one that is there stays, and is what the next call goes on from."""
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        (0.9, f"{RUN / runs.LAST} could not be written (File too large): make room"),
+        (1.2, f"{RUN} could not be written (File too large): make room"),  # TensorBoard's file
+    ],
+)
+def test_a_disk_that_fills_up_ends_the_run_with_one_sentence(copied, corpus_file, tmp_path, share, message):
+    """The checkpoint that is there stays, and is what the next call goes on from. No file may be larger than a share of
+    a checkpoint; TensorBoard's pictures soon are."""
     args = ["fit", *TINY, f"--data.corpus={corpus_file}", "--trainer.max_steps=80", "--ckpt_path=last"]
     size = (copied / runs.LAST).stat().st_size
     ended = subprocess.run(
@@ -234,14 +242,29 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_sentence(copied, corpus_file
         env=environment(),
         capture_output=True,
         text=True,
-        preexec_fn=lambda: limited(0.9 * size / 1e6),
+        preexec_fn=lambda: limited(share * size / 1e6),
     )
     assert ended.returncode == 1
-    assert "Traceback" not in ended.stderr
-    assert "last.ckpt could not be written (File too large): make room" in ended.stderr
-    assert "of which 40 are saved. Go on with" in ended.stdout, ended.stdout
-    assert steps(copied / runs.LAST) == 40
+    (line,) = filter(None, ended.stderr.splitlines())
+    assert line.startswith(f"error: {message}")
+    assert "saved. Go on with" in ended.stdout
+    assert steps(copied / runs.LAST) >= 40
     assert not list(copied.rglob("*.tmp"))
+
+
+def test_a_run_whose_directory_is_deleted_says_so(main, tmp_path, corpus_file, monkeypatch):
+    import callbacks
+
+    def delete(self, trainer, *_):
+        if trainer.global_step == 25:
+            shutil.rmtree(RUN)
+
+    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_start", delete)
+    status, out, err = main("train.py", "fit", *TINY, f"--data.corpus={corpus_file}")
+    assert status == 1
+    assert err.startswith(f"error: No such file or directory: {RUN}")
+    assert "all saved. Go on with" in out
+    assert read_checkpoint(RUN / runs.LAST)["global_step"] >= 25
 
 
 # ---- two processes in one place

@@ -2,15 +2,17 @@
 same curves, every validation once."""
 
 import contextlib
+import os
+import signal
+from collections.abc import Callable
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import Logger
 
-from callbacks import DepthScan, ExactResume, LastCheckpoint
+from callbacks import DepthScan, ExactResume, GracefulStop, LastCheckpoint, Stopped
 from gpt_lightning.data.datamodule import TextDataModule
-from gpt_lightning.errors import UserError
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
 
@@ -37,19 +39,22 @@ class Failure(Exception):
     pass
 
 
-class FailAt(L.Callback):
-    """Raise at the n-th call of a hook."""
+def fail() -> None:
+    raise Failure
 
-    def __init__(self, hook: str, call: int, exception: BaseException) -> None:
+
+class At(L.Callback):
+    """Do something at the n-th call of a hook."""
+
+    def __init__(self, hook: str, call: int, act: Callable[[], None]) -> None:
         self.calls = 0
 
-        def fail(trainer, *_, **__):
-            self.calls += not trainer.sanity_checking
+        def count(*_, **__):
+            self.calls += 1
             if self.calls == call:
-                self.calls += 1
-                raise exception
+                act()
 
-        setattr(self, hook, fail)
+        setattr(self, hook, count)
 
 
 class Rows(L.Callback):
@@ -75,7 +80,7 @@ def fit(directory, corpus_file, extra=(), ckpt_path=None, **options):
         limit_val_batches=2,
         check_val_every_n_epoch=None,
         gradient_clip_val=1.0,
-        callbacks=[rows, *extra, scan, ExactResume(), last],
+        callbacks=[rows, *extra, GracefulStop(), scan, ExactResume(), last],
         logger=curves,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -87,7 +92,7 @@ def fit(directory, corpus_file, extra=(), ckpt_path=None, **options):
     module = GPTModule(config, learning_rate=1e-2, warmup_steps=3, decay_steps=STEPS)
     data = TextDataModule(str(corpus_file), batch_size=4, context_length=16, data_dir=str(directory / "data"))
     data.seen, data.curves, data.scans = rows.seen, curves.points, scan
-    with contextlib.suppress(Failure, UserError):
+    with contextlib.suppress(Failure, Stopped):
         trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
@@ -129,9 +134,31 @@ PLACES = [
 
 @pytest.mark.parametrize(("hook", "call"), [(hook, call) for hook, calls in PLACES for call in calls])
 def test_an_exception_anywhere_loses_nothing(tmp_path, corpus_file, whole, hook, call):
-    stopped = fit(tmp_path, corpus_file, [FailAt(hook, call, Failure())])
+    stopped = fit(tmp_path, corpus_file, [At(hook, call, fail)])
     assert stopped.global_step < STEPS
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == stopped.global_step
     resumed = fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt")
     assert_went_on(stopped, resumed, whole, checkpoint["global_step"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("hook", "call", "step"),
+    [
+        ("on_before_backward", 9, 5),  # the first batch of two: the step is finished
+        ("on_train_batch_end", 10, 5),
+        ("on_train_batch_end", 11, 6),  # the last batch of an epoch
+        ("on_validation_start", 2, 5),
+        ("on_validation_batch_start", 3, 5),  # a validation is not waited for
+        ("on_validation_end", 3, 8),
+    ],
+)
+def test_a_signal_ends_training_between_two_steps_and_loses_nothing(
+    tmp_path, corpus_file, whole, hook, call, step, number
+):
+    stopped = fit(tmp_path, corpus_file, [At(hook, call, lambda: os.kill(os.getpid(), number))])
+    assert stopped.global_step == step
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == step
+    assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), whole, step)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,115 @@
+"""Kill a run with `kill -9` at random moments, resume it, and see whether anything is lost.
+
+    python -m benchmarks.kill_trials --trials 30
+
+A small network on Python's own documentation. Each trial starts from nothing, so that anything can be hit: imports,
+tokenising, training, validation, pictures, checkpoints being written. It is killed up to three times, each time resumed
+with `--ckpt_path last` (or started again, if nothing was saved yet), and then left to end. A trial is good when every
+checkpoint on the disk was whole after each kill, and the last one is bit-identical to that of a run that nobody killed.
+"""
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gpt_lightning import runs
+from gpt_lightning.audit import TRAIN, largest_difference
+from gpt_lightning.checkpoint import read_checkpoint
+
+OPTIONS = [
+    "--model.gpt.n_layer=2",
+    "--model.gpt.n_head=2",
+    "--model.gpt.d_model=32",
+    "--model.gpt.context_length=32",
+    "--model.gpt.dropout=0.1",
+    "--model.warmup_steps=5",
+    "--data.batch_size=4",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_steps=120",
+    "--trainer.accumulate_grad_batches=2",
+    "--trainer.val_check_interval=30",
+    "--trainer.limit_val_batches=4",
+    "--last_checkpoint.every_n_train_steps=5",
+]
+RUN = Path("runs/default/version_0")
+
+
+def start(directory: Path) -> subprocess.Popen:
+    """Start the run in a directory, or go on with the one there."""
+    saved = any((directory / RUN / name).is_file() for name in (runs.LAST, runs.PREVIOUS))
+    resume = ["--ckpt_path", "last"] if saved else []
+    command = [sys.executable, str(TRAIN), "fit", *OPTIONS, *resume]
+    with (directory / "errors.txt").open("w") as errors:
+        return subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=errors)
+
+
+def trial(directory: Path, kills: list[float]) -> tuple[list[int], dict]:
+    """Kill the run after each of these many seconds, then let it end.
+
+    Returns:
+        The step of the last checkpoint at each kill (0 for none), and the content of the last checkpoint.
+
+    Raises:
+        UserError: a checkpoint was not whole.
+        RuntimeError: the run ended with an error.
+    """
+    steps = []
+    for seconds in kills:
+        process = start(directory)
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        found = [read_checkpoint(path) for path in sorted(directory.rglob("*.ckpt"))]
+        steps.append(max((content["global_step"] for content in found), default=0))
+        # A run that was killed before its first checkpoint leaves its directory; the next begins anew beside it.
+        if not any((directory / RUN / name).is_file() for name in (runs.LAST, runs.PREVIOUS)):
+            subprocess.run(["rm", "-rf", directory / "runs"], check=True)
+    if start(directory).wait():
+        raise RuntimeError((directory / "errors.txt").read_text().splitlines()[-1])
+    return steps, read_checkpoint(directory / RUN / runs.LAST)
+
+
+def main() -> None:
+    """Run the trials and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    chooser = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as name:
+        whole = Path(name) / "whole"
+        whole.mkdir()
+        began = time.monotonic()
+        _, expected = trial(whole, [])
+        seconds = time.monotonic() - began
+        good = 0
+        for number in tqdm(range(args.trials), unit="trial", disable=None):
+            directory = Path(name) / str(number)
+            directory.mkdir()
+            times = chooser.randint(1, 3)
+            kills = [chooser.uniform(0.2, 1.2) * seconds / times for _ in range(times)]
+            try:
+                steps, found = trial(directory, kills)
+                parts = ("state_dict", "optimizer_states", "lr_schedulers", "loops")
+                different = [part for part in parts if largest_difference(found[part], expected[part])]
+                outcome = f"differs in {', '.join(different)}" if different else "bit-identical"
+                good += not different
+            except Exception as error:
+                steps, outcome = [], f"{type(error).__name__}: {error}"
+            at = ", ".join(f"{after:4.1f} s (step {step})" for after, step in zip(kills, steps, strict=False))
+            tqdm.write(f"trial {number:>3}  killed after {at:<60}  {outcome}")
+    print(f"{good} of {args.trials} runs ended bit-identical to one that was never killed ({seconds:.1f} s alone).")
+    raise SystemExit(good != args.trials)
+
+
+if __name__ == "__main__":
+    main()

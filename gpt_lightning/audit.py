@@ -1,0 +1,148 @@
+"""`train.py audit`: proves that stopping and resuming changes nothing, for a user's own configuration and machine.
+
+It trains some steps straight, and again with a stop in between, as processes of their own like any run, in a temporary
+directory, and compares what each batch held, each loss, and the weights and optimiser state at the end.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+from gpt_lightning import runs
+from gpt_lightning.checkpoint import read_checkpoint
+from gpt_lightning.cli_errors import OneLineParser
+from gpt_lightning.errors import UserError
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the audit that the command line asks for, and say in one line what came out.
+
+    Returns:
+        The exit status: 0 if resuming is exact, 1 if it is not.
+
+    Raises:
+        UserError: the checkpoint can't be read, or one of the runs failed.
+    """
+    parser = OneLineParser(prog="train.py audit", description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, help="start from here, with the configuration beside it")
+    parser.add_argument("--steps", type=int, default=20, help="optimiser steps to train (default %(default)s)")
+    args, options = parser.parse_known_args(arguments)
+    if args.steps < 2:
+        parser.error(f"--steps is {args.steps} but must be at least 2")
+    start = 0
+    if args.checkpoint is not None:
+        start = read_checkpoint(args.checkpoint)["global_step"]
+        options = beside(args.checkpoint, start + args.steps) + options
+    half, end = start + args.steps // 2, start + args.steps
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        straight, stopped = directory / "straight", directory / "stopped"
+        with tqdm(desc="audit", unit="batch", leave=False, disable=None) as bar:
+            train(straight, args.checkpoint, options, end, bar)
+            train(stopped, args.checkpoint, options, half, bar)
+            train(stopped, None, options, end, bar)
+            differences = compare(straight, stopped)
+            if differences:  # is it the stop, or does the machine give other numbers each time?
+                again = directory / "again"
+                train(again, args.checkpoint, options, end, bar)
+                by_itself = compare(straight, again)
+        made = f"{args.steps} steps from step {start:,}, straight and with a stop at step {half:,}"
+        if not differences:
+            print(f"Exact: {made}, gave the same batches, losses, weights and optimiser state, bit for bit.")
+            return 0
+        if by_itself:
+            print(
+                f"Not exact: two straight runs of {args.steps} steps differ too ({'; '.join(by_itself)}), so it is not "
+                "the stop: this device computes in another order each time. Try --trainer.deterministic true."
+            )
+        else:
+            print(f"Not exact: {made}, differ: {'; '.join(differences)}.")
+        return 1
+
+
+def beside(checkpoint: Path, end: int) -> list[str]:
+    """The options of the run that a checkpoint lies in, made to last until step `end`."""
+    run = runs.run_of(checkpoint)
+    config = None if run is None else run / "config.yaml"
+    if config is None or not config.is_file():
+        return []
+    max_steps = yaml.safe_load(config.read_text())["trainer"]["max_steps"]
+    longer = ["--trainer.max_steps", str(end)] if 0 < max_steps < end else []
+    return ["--config", str(config), *longer]
+
+
+def train(directory: Path, checkpoint: Path | None, options: list[str], stop_at: int, bar: tqdm) -> None:
+    """Run train.py until a step in `directory`, from a checkpoint, or from the one that is there, or from the start.
+
+    Raises:
+        UserError: it failed, or ended before that step.
+    """
+    last = directory / "runs" / "audit" / "version_0" / runs.LAST
+    trail = directory / "trail"
+    trail.mkdir(parents=True, exist_ok=True)
+    if checkpoint is not None:
+        last.parent.mkdir(parents=True)
+        last.symlink_to(checkpoint.resolve())  # replaced, not written to, by the first save
+    resume = ["--ckpt_path", "last"] if last.exists() else []
+    command = [sys.executable, str(TRAIN), "fit", *options, *resume, "--experiment", "audit"]
+    command += ["--runs_dir", str(directory / "runs"), "--trainer.callbacks+=callbacks.AuditTrail"]
+    command += [f"--trainer.callbacks.directory={trail}", f"--trainer.callbacks.stop_at={stop_at}"]
+    with (directory / "stderr").open("w+") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        seen = batches(trail)
+        while process.poll() is None:
+            time.sleep(0.2)
+            now = batches(trail)
+            bar.update(now - seen)
+            seen = now
+        errors.seek(0)
+        lines = errors.read().splitlines() or ["it said nothing"]
+    if not last.is_file() or read_checkpoint(last)["global_step"] != stop_at:
+        raise UserError(f"The run to audit did not reach step {stop_at:,}: {lines[-1].removeprefix('error: ')}")
+
+
+def batches(trail: Path) -> int:
+    """How many batches were written down."""
+    return sum(path.read_bytes().count(b"\n") for path in trail.glob("*.jsonl"))
+
+
+def compare(straight: Path, other: Path) -> list[str]:
+    """What differs between two runs, in words; empty if nothing does."""
+    differences = []
+    for path in sorted((straight / "trail").iterdir()):
+        ours = [json.loads(line) for line in path.read_text().splitlines()]
+        theirs = [json.loads(line) for line in (other / "trail" / path.name).read_text().splitlines()]
+        for what in ("batch", "tokens", "loss"):
+            first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a[what] != b[what]), None)
+            if first is not None or len(ours) != len(theirs):
+                at = ours[min(len(ours), len(theirs)) - 1 if first is None else first]["batch"]
+                differences.append(f"{what if what == 'loss' else 'the text'} from batch {at:,} on")
+                break
+    a, b = (read_checkpoint(directory / "runs" / "audit" / "version_0" / runs.LAST) for directory in (straight, other))
+    for what, key in (("weights", "state_dict"), ("optimiser state", "optimizer_states")):
+        largest = largest_difference(a[key], b[key])
+        if largest:
+            differences.append(f"{what} by up to {largest:.2g}")
+    return differences
+
+
+def largest_difference(a: Any, b: Any) -> float:
+    """Between the numbers of two equal structures of tensors, dicts and lists; infinite if they are not equal."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape:
+        return 0.0 if torch.equal(a, b) else (a.double() - b.double()).abs().max().item() or float("inf")
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return max((largest_difference(a[key], b[key]) for key in a), default=0.0)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return max((largest_difference(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
+    return 0.0 if type(a) is type(b) and a == b else float("inf")
