@@ -37,7 +37,7 @@ def main() -> None:
         loaded.model.to(device), loaded.encoding, args.prompt, args.tokens, args.temperature, args.top_k, args.seed
     )
     first = next(pieces)  # before anything is printed: here a prompt that can't be used is refused
-    print(args.prompt + first, end="", flush=True)
+    print(args.prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + first, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

@@ -69,6 +69,20 @@ class GPTCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in SUBCOMMANDS}
 
+    def parse_arguments(self, *args: Any) -> None:
+        """As Lightning's; what it fails on, it is given by the user."""
+        try:
+            super().parse_arguments(*args)
+        except Exception as error:
+            raise UserError(f"The configuration can't be understood ({type(error).__name__}: {error}).") from error
+
+    def _set_seed(self) -> None:
+        """As Lightning's, with an error of one line."""
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"seed_everything: {error}.") from error
+
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: Lightning would let the checkpoint's hyper-parameters override it silently."""
 
@@ -94,8 +108,9 @@ class GPTCLI(LightningCLI):
                 f"data.context_length ({config.data.context_length}) is longer than the network's context "
                 f"(model.gpt.context_length {gpt.context_length})."
             )
-        if config.trainer.accumulate_grad_batches < 1:
-            raise UserError("trainer.accumulate_grad_batches must be at least 1.")
+        for name in ("accumulate_grad_batches", "log_every_n_steps"):
+            if config.trainer[name] is not None and config.trainer[name] < 1:
+                raise UserError(f"trainer.{name} must be at least 1.")
         on_gpu = precision.uses_gpu(config.trainer.accelerator)
         if on_gpu:
             torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it, for what autocast leaves in float32
@@ -144,7 +159,10 @@ class GPTCLI(LightningCLI):
         plugins = config.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         kwargs["precision"] = self.precision
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError) as error:  # Lightning's words for an option that can't be
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     def tensorboard_logger(self) -> TensorBoardLogger:
         """Log into the run's directory; after a resume TensorBoard drops what was logged past the checkpoint."""

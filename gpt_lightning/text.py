@@ -34,9 +34,14 @@ def generate_text(
         seed: The same seed gives the same text.
 
     Raises:
-        UserError: the prompt is empty, or prompt and continuation don't fit into the context.
+        UserError: the prompt is empty or no text, or prompt and continuation don't fit into the context.
     """
-    tokens = encode_bytes(encoding, prompt.encode("utf-8", "surrogateescape"))
+    try:
+        tokens = encode_bytes(encoding, prompt.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The prompt holds {prompt[error.start]!a}, which is half a character; leave it out."
+        ) from error
     context_length = gpt.config.context_length
     if len(tokens) == 0:
         raise UserError("The prompt is empty; give at least one character to go on from.")
