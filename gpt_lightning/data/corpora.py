@@ -3,16 +3,16 @@
 A corpus is a list of files and the percentages of its bytes that go to each split; nothing here knows tokens.
 """
 
-import glob
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from tqdm import tqdm
 
-from gpt_lightning.data.download import download
+from gpt_lightning.data.download import download, say
 from gpt_lightning.data.readers import PACKED_SUFFIXES, Blocks, read_blocks
 from gpt_lightning.errors import UserError
 
@@ -26,12 +26,19 @@ class Corpus:
         files: In the order they are read; empty for pydoc, which lives in the standard library.
         percents: Share of the bytes for train, val and test. Without a third number test is the same text as val.
         checksum: (hashlib name, digest in hexadecimal) of the text, where it is known.
+        source: What the user named, by its full path: the same corpus, whatever its text is now.
     """
 
     name: str
     files: tuple[Path, ...] = ()
     percents: tuple[int, ...] = (90, 5, 5)
     checksum: tuple[str, str] | None = None
+    source: str = ""
+
+    @property
+    def hash_algorithm(self) -> str:
+        """The hashlib name of the hash by which the text is known."""
+        return self.checksum[0] if self.checksum else "sha256"
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class _Download:
     unpacked: str  # name of the text under data_dir; the file at `url` may be an archive of it
     checksum: tuple[str, str]
     percents: tuple[int, ...]
+    max_bytes: int  # size of the file at `url`
 
 
 _DOWNLOADS = {
@@ -49,6 +57,7 @@ _DOWNLOADS = {
         "tiny_shakespeare.txt",
         ("sha256", "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),
         (90, 10),
+        1_115_394,
     ),
     # The usual split of its 100,000,000 bytes: 90, 5 and 5 million.
     "enwik8": _Download(
@@ -56,6 +65,7 @@ _DOWNLOADS = {
         "enwik8",
         ("sha1", "57b8363b814821dc9d47aa4d41f58733519076b2"),
         (90, 5, 5),
+        36_445_475,
     ),
 }
 NAMED_CORPORA = ("pydoc", *_DOWNLOADS)
@@ -79,18 +89,17 @@ def find_corpus(spec: str, data_dir: Path) -> Corpus:
         if not path.exists():
             if source.url.endswith(".zip"):
                 path = path.with_name(f"{path.name}.zip")
-            if not path.exists():
-                download(source.url, path, *source.checksum)
-        return Corpus(spec, (path,), source.percents, source.checksum)
-    path = Path(spec).expanduser()
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        files = _readable_texts(path.rglob("*"), spec, hidden_below=path, ours=data_dir / "tokens")
-    else:
-        files = _readable_texts(map(Path, glob.glob(str(path), recursive=True)), spec)
-    # The last part of the path, as a directory name without surprises.
-    return Corpus(re.sub(r"\W+", "_", path.resolve().name).strip("_")[:60] or "corpus", tuple(files))
+            download(source.url, path, *source.checksum, source.max_bytes)
+        return Corpus(spec, (path,), source.percents, source.checksum, source=spec)
+    try:
+        files = tuple(_files(spec, data_dir / "tokens"))
+    # RecursionError: before Python 3.12 some thousand directories in one another are too many.
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"corpus {spec!r} cannot be looked for ({error}): name a file, glob or directory") from error
+    full = os.path.realpath(os.path.expanduser(spec))
+    # The last part of the path, as a directory name without surprises, short enough in any script.
+    name = re.sub(r"\W+", "_", os.path.basename(full)).strip("_").encode()[:60].decode(errors="ignore")
+    return Corpus(name or "corpus", files, source=full)
 
 
 def read_corpus(corpus: Corpus) -> Blocks:
@@ -118,36 +127,87 @@ def _pydoc_text() -> bytes:
     return "\n\n".join(topics[name] for name in sorted(topics)).encode()
 
 
-def _readable_texts(
-    paths: Iterable[Path], spec: str, hidden_below: Path | None = None, ours: Path | None = None
-) -> list[Path]:
-    """The text files among `paths`, sorted by name; says what it leaves out and why."""
-    files, skipped = [], defaultdict(list)
-    for path in sorted(paths):
-        if not path.is_file() or (ours and ours.resolve() in path.resolve().parents):
-            continue
-        if hidden_below and any(part.startswith(".") for part in path.relative_to(hidden_below).parts):
-            skipped["hidden"].append(path)
-            continue
-        try:
-            with path.open("rb") as file:
-                head = file.read(8192)
-        except OSError:
-            skipped["unreadable"].append(path)
-            continue
-        if not head:
-            skipped["empty"].append(path)
-        elif b"\0" in head and path.suffix.lower() not in PACKED_SUFFIXES:
-            skipped["binary"].append(path)
+def _files(spec: str, ours: Path) -> list[Path]:
+    """The files that a path or glob stands for, sorted by name; says which it leaves out and why."""
+    path = Path(os.path.expanduser(spec))
+    if path.is_file():
+        return [path]
+    skipped: dict[str, list] = defaultdict(list)
+    found = _below(path, ours.resolve(), skipped) if path.is_dir() else _matches(path, skipped)
+    files = []
+    for file in tqdm(found, desc=f"looking for text in {spec}", unit=" files", delay=2):
+        if why_not := _why_not(file):
+            skipped[why_not].append(file)
         else:
-            files.append(path)
-    what = "; ".join(f"{len(group)} {why}, such as {group[0]}" for why, group in skipped.items())
-    if not files:
-        missing = "holds no file" if Path(spec).is_dir() else "was not found"
-        reason = f"has no text to read (skipped: {what})" if what else missing
-        raise UserError(
-            f"corpus {spec!r} {reason}: name one of {', '.join(NAMED_CORPORA)}, or an existing file, glob or directory"
-        )
-    if what:
-        rank_zero_info(f"Corpus {spec}: reads {len(files)} files, skips {what}.")
-    return files
+            files.append(file)
+    what = "; ".join(f"{len(group)} {why}, such as {str(min(group))!r}" for why, group in skipped.items())
+    if files:
+        if what:
+            say(f"Corpus {spec}: reads {len(files)} files, skips {what}.")
+        return sorted(files)
+    if path.exists() and not path.is_dir():
+        reason = "is a pipe, socket or device, which cannot be read twice: save its text to a file, or"
+    elif what:
+        reason = f"has no text to read (skipped: {what}):"
+    elif path.is_dir():
+        reason = "holds no file:"
+    else:
+        reason = f"was not found in {Path.cwd()}:" if not path.is_absolute() else "was not found:"
+    raise UserError(
+        f"corpus {spec!r} {reason} name one of {', '.join(NAMED_CORPORA)}, or an existing file, glob or directory"
+    )
+
+
+def _below(directory: Path, ours: Path, skipped: dict[str, list]) -> Iterator[Path]:
+    """The files at any depth, none of them hidden or our own; links to directories, which may be loops, stay alone."""
+
+    def unreadable(error: OSError) -> None:
+        skipped["unreadable"].append(Path(error.filename))
+
+    for folder, folders, names in os.walk(directory, onerror=unreadable):
+        below = []
+        for path in (Path(folder, name) for name in folders):
+            if path.name.startswith("."):
+                skipped["hidden"].append(path)
+            elif path.is_symlink():
+                skipped["links to directories"].append(path)
+            elif path.resolve() != ours:
+                below.append(path.name)
+        folders[:] = below
+        for path in (Path(folder, name) for name in names):
+            if path.name.startswith("."):
+                skipped["hidden"].append(path)
+            else:
+                yield path
+
+
+def _matches(pattern: Path, skipped: dict[str, list]) -> Iterator[Path]:
+    """The files that a glob stands for. Unlike those of `glob`, `**` of pathlib goes through no link: it may loop."""
+    start = next((index for index, part in enumerate(pattern.parts) if re.search(r"[*?[]", part)), None)
+    if start is None:
+        return
+    base, parts = Path(*pattern.parts[:start]), pattern.parts[start:]
+    if parts[-1] == "**":
+        parts = (*parts, "*")
+    wants_hidden = any(part.startswith(".") for part in parts)
+    for path in base.glob(str(Path(*parts))):
+        if path.is_dir():
+            continue
+        if not wants_hidden and any(part.startswith(".") for part in path.relative_to(base).parts):
+            skipped["hidden"].append(path)
+        else:
+            yield path
+
+
+def _why_not(path: Path) -> str | None:
+    """Why a file found in a directory or by a glob is no text; None if it is."""
+    try:
+        if not path.is_file():  # before it is opened: a pipe would wait for someone to write to it
+            return "no regular files"
+        with path.open("rb") as file:
+            head = file.read(8192)
+    except OSError:
+        return "unreadable"
+    if not head:
+        return "empty"
+    return "binary" if b"\0" in head and path.suffix.lower() not in PACKED_SUFFIXES else None

@@ -1,15 +1,18 @@
 """The LightningDataModule: puts corpus, tokenizer, token files and loaders together; the work is done in those."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from gpt_lightning.data.corpora import find_corpus
 from gpt_lightning.data.loader import BlockLoader, EvaluationLoader
-from gpt_lightning.data.token_files import open_token_files, prepare_token_files
+from gpt_lightning.data.token_files import open_token_files, prepare_token_files, text_identity
 from gpt_lightning.data.tokenizer import load_tokenizer, same_tokenizer, token_byte_lengths, tokenizer_state
 from gpt_lightning.errors import UserError
 
@@ -48,6 +51,11 @@ class TextDataModule(LightningDataModule):
         super().__init__()
         texts = {"corpus": corpus, "tokenizer": tokenizer, "data_dir": data_dir}
         problems = [f"{name} is empty" for name, value in texts.items() if not value]
+        problems += [
+            f"{name} {value!r} is no name in UTF-8: rename it or name the directory it lies in"
+            for name, value in texts.items()
+            if not _is_name(value)
+        ]
         if batch_size < 1:
             problems.append(f"batch_size is {batch_size}, must be at least 1")
         if context_length is not None and context_length < 1:
@@ -60,10 +68,11 @@ class TextDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.context_length = context_length  # if None, train.py sets it before the data is prepared
         self.tokens: dict[str, np.memmap] = {}
+        self._text: dict[str, Any] = {}
         self._directory: Path | None = None
 
     def prepare_data(self) -> None:
-        """Downloads and tokenises, once; processes that do it at the same time don't harm each other.
+        """Downloads and tokenises, once; of processes that do it at the same time one does and the others wait.
 
         Raises:
             UserError: the corpus, the tokenizer or `data_dir` cannot be used, or nobody set `context_length`.
@@ -74,17 +83,19 @@ class TextDataModule(LightningDataModule):
         """Maps the token files into memory.
 
         Raises:
-            UserError: as `prepare_data`, or the training text is shorter than one sequence.
+            UserError: as `prepare_data`, or token files are damaged, or the training text is shorter than one sequence.
         """
         if self.tokens:
             return
-        tokens = open_token_files(self._prepare())
+        directory = self._prepare()
+        tokens = open_token_files(directory)
         if len(tokens["train"]) <= self.context_length:
             raise UserError(
                 f"the train split of corpus {self.hparams.corpus} has {len(tokens['train'])} tokens, too few for "
                 f"sequences of {self.context_length}: set a smaller context_length"
             )
         self.token_byte_lengths = token_byte_lengths(self.encoding)
+        self._text = text_identity(directory)
         self.tokens = tokens
 
     def train_dataloader(self) -> BlockLoader:
@@ -103,6 +114,7 @@ class TextDataModule(LightningDataModule):
             world_size,
             limit=self.trainer.limit_train_batches if self.trainer else 1.0,
             same_order=bool(self.trainer and self.trainer.overfit_batches),
+            progress=self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer else None,
         )
         if len(loader) == 0:
             raise UserError(
@@ -132,16 +144,20 @@ class TextDataModule(LightningDataModule):
         return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts]).astype(np.int64))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to be looked at without the data: tokenizer and some validation sequences (int32)."""
+        """What a checkpoint needs to be looked at without the data: tokenizer and some validation sequences (int32).
+
+        And, to notice on a resume that it is another, which text it was trained on.
+        """
         if not self.tokens:  # a checkpoint made because setup failed
             return {}
         return {
             "tokenizer": tokenizer_state(self.encoding),
             "validation_sequences": self.validation_sequences(STORED_SEQUENCES).int(),
+            "text": self._text,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Checks that the checkpoint's token ids mean the same here.
+        """Checks that the checkpoint's token ids mean the same here; warns if training goes on with another text.
 
         Raises:
             UserError: it was trained with another tokenizer.
@@ -152,15 +168,34 @@ class TextDataModule(LightningDataModule):
                 f"the checkpoint was trained with tokenizer {theirs['name']!r} of other tokens than {ours['name']!r} "
                 f"(--data.tokenizer {self.hparams.tokenizer}): use the one it was trained with"
             )
+        then, now = state_dict.get("text"), self._text  # None in checkpoints from before this was stored
+        fitting = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if fitting and then and (then["tokens"], then["crc32"]) != (now["tokens"], now["crc32"]):
+            descriptions = [
+                f"corpus {text['corpus']} with {text['tokens']:,} tokens (checksum {text['crc32']:08x})"
+                for text in (then, now)
+            ]
+            rank_zero_warn(
+                f"The training text is not the one that the checkpoint was trained on: that was {descriptions[0]}, "
+                f"this is {descriptions[1]}. Training goes on at its position in the new text."
+            )
 
     def _prepare(self) -> Path:
         if self.context_length is None:
             raise UserError("data.context_length is not set: set it, or take it from the model as train.py does")
         if self._directory is None:
-            data_dir = Path(self.hparams.data_dir)
+            data_dir = Path(os.path.expanduser(self.hparams.data_dir))
             self.encoding = load_tokenizer(self.hparams.tokenizer)
             self._directory = prepare_token_files(find_corpus(self.hparams.corpus, data_dir), self.encoding, data_dir)
         return self._directory
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _is_name(value: str) -> bool:
+    """Whether a name of a file can be printed, logged and stored; names that are not UTF-8 have lone surrogates."""
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from gpt_lightning.errors import UserError
 
 SEGMENT_BYTES = 1 << 19
+CORPUS_CHANGED = "the corpus changed while it was being read: start again"
 
 # The last place between an ASCII letter or digit and a space or newline. Cutting there is safe for the patterns of
 # GPT-2, cl100k and o200k: none of their alternatives has white space after a letter or a digit, so a match in the whole
@@ -31,11 +32,10 @@ def segments(blocks: Iterable[tuple[int, bytes]], split_ends: Sequence[int]) -> 
     Raises:
         UserError: the blocks are not as many bytes as `split_ends` says.
     """
-    changed = UserError("the corpus changed while it was being read: start again")
     buffer, place, position = bytearray(), (0, 0), 0
     for document, block in blocks:
         if position + len(block) > split_ends[-1]:
-            raise changed
+            raise UserError(CORPUS_CHANGED)
         while block:
             split = bisect.bisect_right(split_ends, position)
             if (split, document) != place:
@@ -51,7 +51,7 @@ def segments(blocks: Iterable[tuple[int, bytes]], split_ends: Sequence[int]) -> 
                 yield *place, bytes(buffer[:cut])
                 del buffer[:cut]
     if position < split_ends[-1]:
-        raise changed
+        raise UserError(CORPUS_CHANGED)
     if buffer:
         yield *place, bytes(buffer)
 

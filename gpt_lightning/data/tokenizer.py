@@ -4,6 +4,7 @@ Knows how to make one, to store one in a checkpoint and to encode bytes that are
 """
 
 import base64
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ END_OF_TEXT = "<|endoftext|>"
 # As tiktoken writes GPT-2's pattern; kept here so that a ranks file means the same under every version of tiktoken.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 GPT2_VOCABULARY_SIZE = 50257
+# Far above what there is: 200,000 ids and 4 MB. A vocabulary of 2^32 ids would need terabytes of embeddings.
+MAX_IDS = 1 << 20
+MAX_RANKS_FILE_BYTES = 1 << 26
 
 
 def load_tokenizer(spec: str) -> tiktoken.Encoding:
@@ -44,7 +48,8 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
             ) from error
     ranks = _read_ranks(spec)
     return tiktoken.Encoding(
-        re.sub(r"\W+", "_", Path(spec).stem),
+        # Part of a directory's name: short enough in any script.
+        re.sub(r"\W+", "_", Path(spec).stem).encode()[:60].decode(errors="ignore"),
         pat_str=GPT2_PATTERN,
         mergeable_ranks=ranks,
         special_tokens={END_OF_TEXT: max(ranks.values()) + 1},
@@ -141,16 +146,23 @@ def _encode_text(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
 
 def _read_ranks(spec: str) -> dict[bytes, int]:
     """Reads a ranks file. tiktoken's own reader would copy it to its cache and not notice when the file changes."""
+    path, what = Path(os.path.expanduser(spec)), f"tokenizer {spec!r}"
     try:
-        ranks = _parse_ranks(Path(spec).expanduser().read_bytes())
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise ValueError("no regular file")
+        if path.stat().st_size > MAX_RANKS_FILE_BYTES:
+            raise ValueError(f"larger than {MAX_RANKS_FILE_BYTES:,} bytes")
+        ranks = _parse_ranks(path.read_bytes())
     except OSError as error:
-        raise UserError(
-            f"tokenizer {spec!r} is neither bytes nor gpt2 nor a ranks file that can be read ({error})"
-        ) from error
+        raise UserError(f"{what} is neither bytes nor gpt2 nor a ranks file that can be read ({error})") from error
     except ValueError as error:
-        raise UserError(f"{spec} is not a file of tiktoken ranks, lines of `base64 rank` ({error})") from error
+        raise UserError(f"{what} is not a file of tiktoken ranks, lines of `base64 rank` ({error})") from error
     if not all(bytes([byte]) in ranks for byte in range(256)) or len(set(ranks.values())) < len(ranks):
-        raise UserError(f"{spec} must give every single byte a rank, and no rank twice")
+        raise UserError(f"{what} must give every single byte a rank, and no rank twice")
+    if min(ranks.values()) < 0 or max(ranks.values()) >= MAX_IDS:
+        raise UserError(f"{what} must give ranks from 0 to {MAX_IDS - 1:,}")
+    if END_OF_TEXT.encode() in ranks:
+        raise UserError(f"{what} must not give {END_OF_TEXT} a rank: it becomes the special token after the last rank")
     return ranks
 
 

@@ -1,13 +1,18 @@
-"""Small corpora and tokenizers for the data tests; nothing here needs a network."""
+"""Small corpora, tokenizers and processes for the data tests; nothing here needs a network."""
 
 import base64
+import multiprocessing
 import os
 import random
+import signal
+import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from gpt_lightning.data.tokenizer import load_tokenizer
+from gpt_lightning.errors import UserError
 
 
 @pytest.fixture(scope="session")
@@ -18,10 +23,11 @@ def shared() -> Path:
     return Path(os.environ["GPT_LIGHTNING_SHARED"])
 
 
-@pytest.fixture
-def gpt2(shared, monkeypatch):
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared / "tiktoken_cache"))
-    return load_tokenizer("gpt2")
+@pytest.fixture(scope="session")
+def gpt2(shared):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared / "tiktoken_cache"))
+        return load_tokenizer("gpt2")
 
 
 @pytest.fixture(scope="session")
@@ -34,9 +40,31 @@ def ranks_file(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def bpe(ranks_file):
     return load_tokenizer(str(ranks_file))
+
+
+@pytest.fixture
+def start():
+    """Starts processes that run a function of a pipe, whose other end the test gets; ends those that are left."""
+    # Forked, they need not import torch and Lightning again, which takes seconds each.
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("needs fork")
+    context, processes = multiprocessing.get_context("fork"), []
+
+    def start_process(function, *args) -> tuple[multiprocessing.Process, Connection]:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=function, args=(theirs, *args))
+        process.start()
+        theirs.close()  # so that reading from a process that died raises EOFError
+        processes.append(process)
+        return process, ours
+
+    yield start_process
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 def make_text(size: int, seed: int = 0) -> bytes:
@@ -59,3 +87,34 @@ def make_text(size: int, seed: int = 0) -> bytes:
     while len(text) < size:
         text += generator.choice(words) + generator.choice(gaps)
     return bytes(text[:size])
+
+
+@pytest.fixture
+def never_waits():
+    """Fails a test that hangs, as one does that opens a pipe to which nobody writes."""
+
+    def fail(*args):
+        raise AssertionError("still waiting after a minute")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def peak_memory() -> float:
+    """The most memory that this process has taken so far, in MB."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes on a Mac, kilobytes on Linux
+
+
+def with_files_of_at_most(size: int, pipe: Connection, function, *args) -> None:
+    """Sends what a user is told if the disk has room for `size` bytes in a file; for a process of `start`."""
+    resource = pytest.importorskip("resource")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # Python ignores the signal: writing fails with EFBIG
+    try:
+        pipe.send(function(*args))
+    except UserError as error:
+        pipe.send(str(error))

@@ -1,5 +1,7 @@
 import io
 import logging
+import warnings
+import zlib
 from base64 import b64encode
 
 import numpy as np
@@ -183,6 +185,46 @@ def test_tokenizers_of_the_same_size_or_the_same_ranks_are_told_apart(change, ma
         changed.load_state_dict(data.state_dict())
 
 
+def test_other_text_is_warned_of_on_a_resume(make_data, tmp_path):
+    data = make_data()
+    data.setup()
+    state = data.state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same = make_data()
+        same.setup()
+        same.load_state_dict(state)
+        same.load_state_dict({key: value for key, value in state.items() if key != "text"})  # an older checkpoint
+    text = (tmp_path / "text.txt").read_bytes()
+    (tmp_path / "text.txt").write_bytes(text.swapcase())
+    changed = make_data()
+    changed.setup()
+    then, now = (zlib.crc32(one.tokens["train"].tobytes()) for one in (data, changed))
+    with pytest.warns(UserWarning, match="goes on at its position in the new text") as warned:
+        changed.load_state_dict(state)
+    (warning,) = warned
+    assert f"that was corpus text_txt with 3,600 tokens (checksum {then:08x})" in str(warning.message)
+    assert f"this is corpus text_txt with 3,600 tokens (checksum {now:08x})" in str(warning.message)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_resume_on_other_text_warns_but_goes_on_and_validating_does_not_warn(make_data, tmp_path):
+    saved = ModelCheckpoint(tmp_path / "at", "saved", every_n_train_steps=5)
+    fit(make_data(), tmp_path, callbacks=[saved], max_steps=5, max_epochs=-1)
+    (tmp_path / "other.txt").write_bytes(make_text(4000, seed=1))
+    other = make_data(corpus=str(tmp_path / "other.txt"))
+    with pytest.warns(UserWarning, match="that was corpus text_txt .* this is corpus other_txt"):
+        module = fit(other, tmp_path, ckpt_path=tmp_path / "at" / "saved.ckpt", max_steps=8, max_epochs=-1)
+    assert [batch for _, batch, _ in module.trained] == [5, 6, 7]
+    loader = other.train_dataloader()
+    loader.load_state_dict({"epoch": 0, "batch": 5, "skipped_epochs": 0, "global_batch_size": 8})
+    assert module.trained[0][2] == next(iter(loader))[0].tolist()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The training text is not")
+        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+        trainer.validate(Recorder(), other, ckpt_path=tmp_path / "at" / "saved.ckpt", verbose=False, weights_only=True)
+
+
 def test_nothing_is_stored_before_setup(make_data):
     assert make_data().state_dict() == {}
 
@@ -210,6 +252,7 @@ def test_a_split_shorter_than_a_sequence_gives_what_it_has(data):
 def test_ranks_come_from_the_trainer(data):
     class TwoRanks:
         global_rank, world_size, limit_train_batches, overfit_batches = 1, 2, 1.0, 0.0
+        fit_loop = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False).fit_loop
 
     data.trainer = TwoRanks()
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
@@ -228,6 +271,13 @@ def test_all_bad_arguments_are_reported_at_once():
         TextDataModule(corpus="", batch_size=0, context_length=0, seed=-1)
     for name in ("corpus", "batch_size", "context_length", "seed"):
         assert name in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["corpus", "tokenizer", "data_dir"])
+@pytest.mark.parametrize("value", ["caf\udce9.txt", "a\0b"])
+def test_names_that_cannot_be_printed_or_stored_are_refused(name, value):
+    with pytest.raises(UserError, match=f"{name} '.*' is no name in UTF-8"):
+        TextDataModule(**{name: value})
 
 
 def test_context_length_has_to_be_set_before_the_data_is_prepared(make_data):

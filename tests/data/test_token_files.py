@@ -1,19 +1,20 @@
+import errno
 import hashlib
 import json
 import os
-import subprocess
-import sys
+import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpt_lightning.data import corpora, segments, token_files
+from gpt_lightning.data import corpora, download, segments, token_files
 from gpt_lightning.data.corpora import Corpus, find_corpus
 from gpt_lightning.data.token_files import open_token_files, prepare_token_files
 from gpt_lightning.data.tokenizer import encode_bytes, load_tokenizer
 from gpt_lightning.errors import UserError
-from tests.data.conftest import make_text
+from tests.data.conftest import make_text, peak_memory, with_files_of_at_most
 
 
 def prepare(text: bytes, encoding, tmp_path: Path) -> tuple[Path, dict[str, np.memmap]]:
@@ -33,7 +34,10 @@ def test_splits_are_90_5_5_percent_of_the_bytes(which, size, tmp_path, request):
     assert parts == {"train": text[: cuts[0]], "val": text[cuts[0] : cuts[1]], "test": text[cuts[1] :]}
     index = json.loads((directory / "index.json").read_text())
     assert (index["corpus"], index["tokenizer"], index["dtype"]) == ("text_txt", encoding.name, "uint16")
-    assert index["splits"] == {s: {"tokens": len(tokens[s]), "bytes": len(parts[s])} for s in parts}
+    checksums = {split: zlib.crc32((directory / f"{split}.bin").read_bytes()) for split in parts}
+    assert index["splits"] == {
+        split: {"tokens": len(tokens[split]), "bytes": len(parts[split]), "crc32": checksums[split]} for split in parts
+    }
 
 
 def test_threads_and_pieces_change_no_token(bpe, tmp_path, monkeypatch):
@@ -117,36 +121,104 @@ def test_other_text_or_another_tokenizer_goes_elsewhere(tmp_path, bpe):
     assert len(directories) == 3
 
 
-def test_two_processes_may_prepare_at_once(tmp_path, ranks_file):
-    (tmp_path / "text.txt").write_bytes(make_text(2_000_000))
-    code = (
-        "import sys; from gpt_lightning.data.datamodule import TextDataModule\n"
-        "data = TextDataModule(sys.argv[1], sys.argv[2], context_length=8, data_dir=sys.argv[3])\n"
-        "data.prepare_data(); data.setup()\n"
-        "print(int(data.token_byte_lengths[data.tokens['train'][:].astype('int64')].sum()))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "text.txt"), str(ranks_file), str(tmp_path / "data")]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=100)[0].strip() for process in processes] == ["1800000", "1800000"]
-    left = sorted(path.name for path in (tmp_path / "data" / "tokens").iterdir())
-    assert len(left) == 2, left
-    assert left[0] == "digests.json"
+def prepare_slowly(pipe, corpus: Path, data_dir: Path) -> None:
+    """Prepares in a process of its own; tells when it begins to tokenise, and waits there for an answer."""
+    pieces = []
+
+    def encode(encoding, data):
+        if not pieces:
+            pieces.append(data)
+            pipe.send("tokenising")
+            pipe.recv()
+        return encode_bytes(encoding, data)
+
+    token_files.encode_bytes, download.say = encode, pipe.send
+    directory = prepare_token_files(find_corpus(str(corpus), data_dir), load_tokenizer("bytes"), data_dir)
+    pipe.send(directory if open_token_files(directory) else None)
 
 
-def test_the_second_to_finish_uses_what_the_first_made(tmp_path, monkeypatch):
-    """The race of the test above, made certain."""
-    encoding = load_tokenizer("bytes")
-    write = token_files._write
-
-    def write_after_another_process(corpus, encoding, size, directory):
-        monkeypatch.setattr(token_files, "_write", write)
-        prepare_token_files(corpus, encoding, tmp_path / "data")
-        write(corpus, encoding, size, directory)
-
-    monkeypatch.setattr(token_files, "_write", write_after_another_process)
-    directory, tokens = prepare(b"some text " * 100, encoding, tmp_path)
-    assert len(tokens["train"]) == 900
+def test_of_two_processes_one_tokenises_and_the_other_waits(tmp_path, start):
+    corpus, data_dir = tmp_path / "text.txt", tmp_path / "data"
+    corpus.write_bytes(make_text(100_000))
+    _, first = start(prepare_slowly, corpus, data_dir)
+    assert first.recv() == "tokenising"
+    _, second = start(prepare_slowly, corpus, data_dir)
+    waits = second.recv()
+    assert waits.startswith(f"Another process is making {data_dir / 'tokens' / 'text_txt-bytes-'}")
+    first.send("go on")
+    directory = first.recv()
+    assert second.recv() == directory
     assert {path.name for path in directory.parent.iterdir()} == {directory.name, "digests.json"}
+
+
+def test_when_one_process_is_killed_the_other_takes_over_and_cleans_up(tmp_path, start):
+    corpus, data_dir = tmp_path / "text.txt", tmp_path / "data"
+    corpus.write_bytes(make_text(100_000))
+    process, first = start(prepare_slowly, corpus, data_dir)
+    assert first.recv() == "tokenising"
+    (left,) = (data_dir / "tokens").glob(".unfinished-*")
+    _, second = start(prepare_slowly, corpus, data_dir)
+    assert "waiting" in second.recv()
+    process.kill()
+    assert second.recv() == "tokenising"
+    assert not left.exists()
+    assert not list((data_dir / "tokens").glob("text*"))
+    second.send("go on")
+    directory = second.recv()
+    assert {path.name for path in directory.parent.iterdir()} == {directory.name, "digests.json"}
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_without_locks_the_first_to_finish_wins(error, tmp_path, monkeypatch):
+    """As on some network filesystems: another process makes the same while this one is at it, and neither is harmed."""
+
+    def no_lock(*args):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    encoding = load_tokenizer("bytes")
+    write, made = token_files._write, []
+
+    def write_before_another_process(*args):
+        monkeypatch.setattr(token_files, "_write", write)
+        write(*args)
+        made.append(prepare_token_files(args[0], encoding, tmp_path / "data"))
+
+    monkeypatch.setattr(token_files, "_write", write_before_another_process)
+    directory, tokens = prepare(b"some text " * 100, encoding, tmp_path)
+    assert made == [directory]
+    assert len(tokens["train"]) == 900
+    visible = {path.name for path in directory.parent.iterdir() if not path.name.endswith(".lock")}
+    assert visible == {directory.name, "digests.json"}
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, start):
+    encoding = load_tokenizer("bytes")
+    before, _ = prepare(b"some text " * 100, encoding, tmp_path)
+    (tmp_path / "large.txt").write_bytes(make_text(500_000))
+    corpus = find_corpus(str(tmp_path / "large.txt"), tmp_path)
+    arguments = (corpus, encoding, tmp_path / "data")
+    _, pipe = start(lambda pipe: with_files_of_at_most(100_000, pipe, prepare_token_files, *arguments))
+    assert pipe.recv() == (
+        f"{tmp_path / 'data' / 'tokens'} cannot be written ([Errno 27] File too large): make room or choose another "
+        "--data.data_dir"
+    )
+    assert {path.name for path in before.parent.iterdir()} == {before.name, "digests.json"}
+    assert len(open_token_files(before)["train"]) == 900
+    after = prepare_token_files(*arguments)  # when there is room again
+    assert len(open_token_files(after)["train"]) == 450_000
+
+
+def test_what_is_prepared_needs_no_room(tmp_path, start):
+    """Nor leave to write: what is remembered of the corpus is lost here, and only costs another reading."""
+    encoding = load_tokenizer("bytes")
+    directory, _ = prepare(b"some text " * 100, encoding, tmp_path)
+    (directory.parent / "digests.json").unlink()
+    corpus = find_corpus(str(tmp_path / "text.txt"), tmp_path)
+    arguments = (corpus, encoding, tmp_path / "data")
+    _, pipe = start(lambda pipe: with_files_of_at_most(0, pipe, prepare_token_files, *arguments))
+    assert pipe.recv() == directory
+    assert list(directory.parent.iterdir()) == [directory]
 
 
 def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
@@ -163,7 +235,18 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
 def test_a_token_file_of_another_length_is_named(tmp_path, extra, relation):
     directory, _ = prepare(b"some text " * 100, load_tokenizer("bytes"), tmp_path)
     os.truncate(directory / "val.bin", (directory / "val.bin").stat().st_size + extra)
-    with pytest.raises(UserError, match=f"val.bin is {relation} than its index says; delete the directory {directory}"):
+    with pytest.raises(UserError, match=f"val.bin is {relation} than its index says: delete the directory {directory}"):
+        open_token_files(directory)
+
+
+@pytest.mark.parametrize("split", token_files.SPLITS)
+@pytest.mark.parametrize("bit", [0, -1])
+def test_a_single_flipped_bit_is_noticed(tmp_path, split, bit):
+    directory, _ = prepare(b"some text " * 100, load_tokenizer("bytes"), tmp_path)
+    data = bytearray((directory / f"{split}.bin").read_bytes())
+    data[bit] ^= 1
+    (directory / f"{split}.bin").write_bytes(data)
+    with pytest.raises(UserError, match=f"{split}.bin is damaged.*: delete the directory {directory} and start again"):
         open_token_files(directory)
 
 
@@ -171,8 +254,69 @@ def test_a_token_file_of_another_length_is_named(tmp_path, extra, relation):
 def test_a_missing_file_is_named(tmp_path, name):
     directory, _ = prepare(b"some text " * 100, load_tokenizer("bytes"), tmp_path)
     (directory / name).unlink()
-    with pytest.raises(UserError, match=f"not complete.*{name}.*delete the directory"):
+    with pytest.raises(UserError, match=f"is incomplete or damaged.*{name}.*delete the directory"):
         open_token_files(directory)
+
+
+def test_deleting_a_damaged_directory_is_the_cure(tmp_path):
+    encoding = load_tokenizer("bytes")
+    directory, _ = prepare(b"some text " * 100, encoding, tmp_path)
+    (directory / "index.json").write_text("{")
+    with pytest.raises(UserError, match="is incomplete or damaged"):
+        open_token_files(directory)
+    shutil.rmtree(directory)
+    assert prepare(b"some text " * 100, encoding, tmp_path)[0] == directory
+
+
+def test_a_corpus_that_changed_is_tokenised_again_and_that_is_said(tmp_path, capsys):
+    encoding, path = load_tokenizer("bytes"), tmp_path / "text.txt"
+    first, _ = prepare(b"some text " * 100, encoding, tmp_path)
+    assert prepare(b"some text " * 100, encoding, tmp_path)[0] == first
+    assert capsys.readouterr().err == ""
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_bytes(b"same size " * 100)
+    os.utime(path, ns=times)  # as a copy would that keeps times
+    second = prepare_token_files(find_corpus(str(path), tmp_path), encoding, tmp_path / "data")
+    assert second != first
+    said = "Corpus text_txt has changed since it was tokenised: tokenising it again.\n"
+    assert capsys.readouterr().err == said
+    assert prepare(b"some text " * 100, encoding, tmp_path)[0] == first  # these tokens are still there
+    assert capsys.readouterr().err == ""
+
+
+def test_a_corpus_that_changes_between_two_readings_is_refused(tmp_path, monkeypatch):
+    encoding = load_tokenizer("bytes")
+    read = token_files.read_corpus
+
+    def read_and_change(corpus):
+        yield from read(corpus)
+        (tmp_path / "text.txt").write_bytes(b"same size " * 100)
+
+    monkeypatch.setattr(token_files, "read_corpus", read_and_change)
+    with pytest.raises(UserError, match="changed while it was being read: start again"):
+        prepare(b"some text " * 100, encoding, tmp_path)
+    assert not list((tmp_path / "data" / "tokens").iterdir())
+
+
+@pytest.mark.parametrize("wrong", [["0" * 64, 1000], ["0" * 64, 999], [None, 1001], [None, 0]])
+def test_starting_again_cures_what_is_wrongly_remembered(wrong, tmp_path):
+    encoding, cache = load_tokenizer("bytes"), tmp_path / "data" / "tokens" / "digests.json"
+    directory, _ = prepare(b"some text " * 100, encoding, tmp_path)
+    ((source, (stamp, digest, _)),) = json.loads(cache.read_text()).items()
+    cache.write_text(json.dumps({source: [stamp, wrong[0] or digest, wrong[1]]}))
+    shutil.rmtree(directory)
+    corpus = find_corpus(str(tmp_path / "text.txt"), tmp_path)
+    with pytest.raises(UserError):
+        prepare_token_files(corpus, encoding, tmp_path / "data")
+    assert prepare_token_files(corpus, encoding, tmp_path / "data") == directory
+
+
+def test_a_file_that_goes_away_is_named(tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"some text " * 100)
+    corpus = find_corpus(str(tmp_path / "text.txt"), tmp_path)
+    (tmp_path / "text.txt").unlink()
+    with pytest.raises(UserError, match=r"^corpus text_txt cannot be read .*text\.txt"):
+        prepare_token_files(corpus, load_tokenizer("bytes"), tmp_path / "data")
 
 
 def test_an_empty_file_is_named(tmp_path):
@@ -198,23 +342,23 @@ def test_a_data_dir_that_cannot_be_written_is_named(tmp_path):
         prepare_token_files(Corpus("pydoc"), load_tokenizer("bytes"), tmp_path / "file")
 
 
-def test_memory_does_not_grow_with_the_corpus(tmp_path, ranks_file):
-    """Peak memory for large corpora, the last with one line without a place to cut, is near that for a small one."""
-    pytest.importorskip("resource")  # not on Windows
-    line = b"a line of text\n" * 1000
-    contents = {"small": (line * 130, "bytes"), "large": (line * 5000, "bytes"), "long": (line * 1500, str(ranks_file))}
-    for name, (content, _) in contents.items():
-        (tmp_path / name).write_bytes(content + b"x" * 6_000_000 * (name == "long"))
-    code = (
-        "import resource, sys; from pathlib import Path\n"
-        "from gpt_lightning.data import token_files, tokenizer, corpora\n"
-        "for path, spec in zip(sys.argv[1::2], sys.argv[2::2]):\n"
-        "    corpus, encoding = corpora.find_corpus(path, Path()), tokenizer.load_tokenizer(spec)\n"
-        "    token_files.prepare_token_files(corpus, encoding, Path(path).parent)\n"
-        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
-    arguments = [str(part) for name, (_, spec) in contents.items() for part in (tmp_path / name, spec)]
-    output = subprocess.check_output([sys.executable, "-c", code, *arguments], text=True)
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes on a Mac, kilobytes on Linux
-    small, large, long = (int(peak) / unit for peak in output.split())
-    assert max(large, long) - small < 25, f"peaks in MB: {small, large, long}"
+def test_memory_does_not_grow_with_the_corpus(tmp_path, bpe, start, monkeypatch):
+    """Nor with the length of a line: all of these are one, without a place to cut."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # pieces under way, which take memory, are as many as threads
+    sizes = {"small": 4_000_000, "large": 10_000_000, "bytes": 100_000_000}
+    for name, size in sizes.items():
+        with (tmp_path / name).open("wb") as file:
+            for _ in range(size // 1_000_000):
+                file.write(b"x" * 1_000_000)
+
+    def prepare_all(pipe):
+        for name in sizes:
+            encoding = load_tokenizer("bytes") if name == "bytes" else bpe
+            directory = prepare_token_files(find_corpus(str(tmp_path / name), tmp_path), encoding, tmp_path)
+            tokens = open_token_files(directory)
+            pipe.send((sum(len(split) for split in tokens.values()), peak_memory()))
+
+    _, pipe = start(prepare_all)
+    lengths, peaks = zip(*(pipe.recv() for _ in sizes), strict=True)
+    assert lengths == tuple(sizes.values())
+    assert max(peaks) - peaks[0] < 40, f"peaks in MB: {peaks}"

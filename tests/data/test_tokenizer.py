@@ -1,5 +1,6 @@
 import base64
 import io
+import os
 import random
 
 import pytest
@@ -18,6 +19,9 @@ HARD_INPUTS = {
     "special token": b"x<|endoftext|>y",
     "nothing": b"",
 }
+
+
+EVERY_BYTE = "".join(f"{base64.b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256))
 
 
 @pytest.mark.parametrize("name", HARD_INPUTS)
@@ -96,6 +100,12 @@ def test_unused_ids_are_left_out_of_the_state(ranks_file, tmp_path):
         ("YQ== 0\nY!g== 1\n", "is not a file of tiktoken ranks"),
         ("YQ== one\n", "is not a file of tiktoken ranks"),
         ("YQ== 0\n", "every single byte"),
+        ("", "every single byte"),
+        ("YQ== " + "9" * 5000, "is not a file of tiktoken ranks"),
+        (EVERY_BYTE + "YWI= -1\n", "must give ranks from 0 to 1,048,575"),
+        (EVERY_BYTE + "YWI= 1048576\n", "must give ranks from 0 to 1,048,575"),
+        (EVERY_BYTE + "YWI= 255\n", "no rank twice"),
+        (EVERY_BYTE + f"{base64.b64encode(b'<|endoftext|>').decode()} 256\n", "must not give <|endoftext|> a rank"),
     ],
 )
 def test_a_bad_ranks_file_is_named(tmp_path, text, message):
@@ -103,6 +113,29 @@ def test_a_bad_ranks_file_is_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UserError, match=f"bad.tiktoken.*{message}"):
         tokenizer.load_tokenizer(str(path))
+
+
+def test_files_that_may_never_end_are_not_read_for_ranks(tmp_path, never_waits):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(UserError, match=f"{path}' is not a file of tiktoken ranks.*no regular file"):
+            tokenizer.load_tokenizer(str(path))
+    with (tmp_path / "corpus.txt").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UserError, match=r"not a file of tiktoken ranks.*larger than 67,108,864 bytes"):
+        tokenizer.load_tokenizer(str(tmp_path / "corpus.txt"))
+
+
+@pytest.mark.parametrize("spec", ["~nobody_of_this_name/x", "x" * 300])
+def test_ranks_files_that_cannot_be_are_refused(spec):
+    with pytest.raises(UserError, match="is neither bytes nor gpt2"):
+        tokenizer.load_tokenizer(spec)
+
+
+def test_names_of_tokenizers_are_short_in_any_script(ranks_file, tmp_path):
+    path = tmp_path / f"{'漢' * 80}.tiktoken"
+    path.write_text(ranks_file.read_text())
+    assert tokenizer.load_tokenizer(str(path)).name == "漢" * 20
 
 
 def test_a_misspelt_tokenizer_is_named():
