@@ -53,14 +53,14 @@ def lock(run: Path) -> BaseFileLock | None:
     Raises:
         UserError: another process trains there.
     """
-    held = FileLock(run / LOCK)
+    held = FileLock(run / LOCK, fallback_to_soft=False)  # a soft one would outlive a killed process
     try:
         held.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
             f"Another process is training in {run}: wait for it to end, or leave --ckpt_path out to start a new run."
         ) from error
-    except NotImplementedError:
+    except (OSError, NotImplementedError):
         return None
     return held
 

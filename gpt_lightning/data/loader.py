@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.loops.progress import _BatchProgress as BatchProgress
 from numpy.lib.stride_tricks import sliding_window_view
 
 IGNORED_TARGET = -100  # what F.cross_entropy ignores
@@ -47,10 +47,16 @@ def _count_blocks(n_tokens: int, context_length: int) -> int:
 
 
 class BlockLoader:
-    """Batches of an epoch, for one rank; resumes at the batch after the last one delivered.
+    """Batches of an epoch, for one rank; resumes at the sample after the last one delivered.
 
     Ranks take strides of one permutation: each sample is seen at most once per epoch by exactly one rank, and every
-    rank has the same number of batches. Samples that don't fill a global batch are left for another epoch.
+    rank has the same number of batches. Samples that don't fill a global batch, `batch_size` of every rank together,
+    are left for another epoch.
+
+    A resume may have another global batch: another number of ranks, another batch size. It goes on with the very next
+    sample, and the epoch ends where it would have ended with the new global batch from its beginning, so that here,
+    too, each sample is seen at most once and only those that don't fill a global batch are left. Lightning, which
+    counts batches, is told how many of the new ones the part that was seen stands for.
 
     Args:
         tokens: (tokens,) unsigned integers, at least `context_length` + 1.
@@ -61,6 +67,7 @@ class BlockLoader:
         world_size: Number of processes.
         limit: The Trainer's `limit_train_batches`: how many batches (int) or what part (float) of an epoch it asks for.
         same_order: Every epoch is like epoch 0; what the Trainer's `overfit_batches` wants.
+        progress: Lightning's count of batches, put right when a resume has another global batch.
     """
 
     def __init__(
@@ -73,14 +80,18 @@ class BlockLoader:
         world_size: int = 1,
         limit: int | float = 1.0,
         same_order: bool = False,
+        progress: BatchProgress | None = None,
     ) -> None:
         self.n_tokens, self.context_length, self.batch_size = len(tokens), context_length, batch_size
         self.seed, self.rank, self.world_size, self.same_order = seed, rank, world_size, same_order
+        self.n_samples, self.global_batch = _count_blocks(self.n_tokens, context_length), batch_size * world_size
         # Row o is tokens[o : o + T + 1]. asarray: indexing a plain array is faster than indexing a memmap.
         self._windows = sliding_window_view(np.asarray(tokens), context_length + 1)
         self._pin = torch.cuda.is_available()
+        self._progress = progress
         self.epoch = 0
         self.position = 0  # batches delivered in this epoch
+        self._shift = 0  # batch i begins at sample i × global_batch + shift: 0 but after a resume with another batch
         self._skipped = 0  # epochs that Lightning announced and did not begin
         self._resuming = False
         self._batches_asked = min(limit, len(self)) if isinstance(limit, int) else int(limit * len(self))
@@ -99,44 +110,49 @@ class BlockLoader:
                 # nothing. The order of the text must not skip an epoch with it.
                 self._skipped += 1
             else:
-                self.position = 0
+                self.position = self._shift = 0
             self.epoch = epoch
 
     def __len__(self) -> int:
-        return _count_blocks(self.n_tokens, self.context_length) // (self.batch_size * self.world_size)
+        return self.n_samples // self.global_batch
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator: nothing runs before the first batch, and Lightning calls set_epoch between iter() and that.
         epoch = 0 if self.same_order else self.epoch - self._skipped
-        offsets = epoch_offsets(self.n_tokens, self.context_length, self.seed, epoch)[self.rank :: self.world_size]
-        while self.position < len(self):
-            first = self.position * self.batch_size
-            rows = self._windows[offsets[first : first + self.batch_size]]
+        offsets = epoch_offsets(self.n_tokens, self.context_length, self.seed, epoch)
+        while self._next_sample() + self.global_batch <= self.n_samples:
+            first, end = self._next_sample(), self._next_sample() + self.global_batch
+            rows = self._windows[offsets[first + self.rank : end : self.world_size]]
             # Before the yield: a checkpoint made while this batch is trained on goes on with the next one.
             self.position += 1
             self._resuming = False
             yield _to_batch(rows[:, :-1], rows[:, 1:], self._pin)
-        self.position = 0
+        self.position = self._shift = 0
+
+    def _next_sample(self) -> int:
+        return self.position * self.global_batch + self._shift
 
     def state_dict(self) -> dict[str, int]:
-        """The position, as Lightning puts it into checkpoints."""
-        return {
-            "epoch": self.epoch,
-            "batch": self.position,
-            "skipped_epochs": self._skipped,
-            "global_batch_size": self.batch_size * self.world_size,
-        }
+        """The position, as Lightning puts it into checkpoints: samples, of all ranks."""
+        return {"epoch": self.epoch, "sample": self._next_sample(), "skipped_epochs": self._skipped}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to a stored position; warns if the number of sequences in a batch of all ranks has changed."""
-        self.epoch, self.position, self._skipped = state["epoch"], state["batch"], state["skipped_epochs"]
-        self._resuming = True
-        here, stored = self.batch_size * self.world_size, state["global_batch_size"]
-        if stored != here:
-            rank_zero_warn(
-                f"Resuming at batch {self.position} of epoch {self.epoch} with batches of {here} sequences, saved with "
-                f"{stored}: part of this epoch's text is seen twice or not at all."
-            )
+        """Goes to a stored position, whatever the global batch was."""
+        # Older checkpoints have the number of batches and their size.
+        seen = state["sample"] if "sample" in state else state["batch"] * state["global_batch_size"]
+        asked, progress = self._batches_asked, self._progress
+        left = max(0, min((self.n_samples - seen) // self.global_batch, asked - seen // self.global_batch))
+        if progress is not None and progress.is_last_batch and seen:
+            left = 0  # the epoch had ended; what it left may fill batches that are smaller now
+        self.epoch, self._skipped, self._resuming = state["epoch"], state["skipped_epochs"], True
+        # Counted back from the epoch's end: Lightning counts up to it and so asks for as many as there are.
+        self.position = asked - left
+        self._shift = seen - self.position * self.global_batch
+        if progress is not None:
+            progress.is_last_batch |= left == 0
+            more = self.position - progress.current.ready
+            for stage in ("ready", "started", "processed", "completed"):
+                setattr(progress.current, stage, getattr(progress.current, stage) + more)
 
 
 class EvaluationLoader:

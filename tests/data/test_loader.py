@@ -1,7 +1,12 @@
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torchmetrics import MeanMetric
 
+from callbacks import ExactResume
+from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.loader import IGNORED_TARGET, BlockLoader, EvaluationLoader, epoch_offsets
 
 T, B = 8, 3
@@ -12,8 +17,8 @@ def consecutive(n_tokens: int) -> np.ndarray:
     return np.arange(n_tokens, dtype=np.uint16)
 
 
-def block_loader(n_tokens: int = 1000, **kwargs) -> BlockLoader:
-    return BlockLoader(consecutive(n_tokens), T, B, seed=5, **kwargs)
+def block_loader(n_tokens: int = 1000, batch_size: int = B, **kwargs) -> BlockLoader:
+    return BlockLoader(consecutive(n_tokens), T, batch_size, seed=5, **kwargs)
 
 
 def as_lists(batches) -> list:
@@ -81,13 +86,13 @@ def test_a_resumed_epoch_goes_on_where_it_stopped(delivered):
     for _ in range(delivered):
         next(iterator)
     state = loader.state_dict()
-    assert state == {"epoch": 2, "batch": delivered, "skipped_epochs": 0, "global_batch_size": B}
+    assert state == {"epoch": 2, "sample": delivered * B, "skipped_epochs": 0}
     resumed = block_loader()
     resumed.load_state_dict(state)
     iterator = iter(resumed)  # as Lightning does: iter() before set_epoch()
     resumed.sampler.set_epoch(2)
     assert as_lists(iterator) == whole[delivered:]
-    assert resumed.state_dict()["batch"] == 0
+    assert resumed.state_dict()["sample"] == 0
     assert as_lists(resumed) == whole
 
 
@@ -107,9 +112,119 @@ def test_same_order_repeats_the_first_epoch():
     assert as_lists(loader) == first
 
 
-def test_resuming_with_another_batch_size_warns():
-    with pytest.warns(UserWarning, match="batches of 3 sequences, saved with 6"):
-        block_loader().load_state_dict(block_loader(world_size=2).state_dict())
+def test_a_checkpoint_that_counted_batches_still_loads():
+    """As older ones did."""
+    loader = block_loader()
+    loader.load_state_dict({"epoch": 2, "batch": 7, "skipped_epochs": 0, "global_batch_size": 6})
+    assert loader.state_dict() == {"epoch": 2, "sample": 42, "skipped_epochs": 0}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(1, 4, 5), (2, 4, 3), (1, 4, 100)],  # the ranks double and halve
+        [(3, 5, 2), (2, 7, 1), (1, 1, 3), (4, 2, 100)],  # nothing fits into anything
+        [(1, 1, 123), (2, 1, 100)],  # the one sample that is left fills no batch
+        [(1, 100, 1), (1, 25, 100)],  # the batch of before would not have fitted once more
+    ],
+)
+def test_an_epoch_shared_by_runs_of_any_ranks_and_batches_has_each_sample_once(parts):
+    """Each part: number of ranks, batch size, and how many batches they deliver before the next takes over."""
+    seen, state = [], None
+    for world_size, batch_size, n_batches in parts:
+        loaders = [block_loader(batch_size=batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+        for loader in loaders:
+            if state is not None:
+                loader.load_state_dict(state)
+        for _, batches in zip(range(n_batches), zip(*loaders, strict=True), strict=False):
+            assert {len(inputs) for inputs, _ in batches} == {batch_size}
+            seen += [int(row[0]) for inputs, _ in batches for row in inputs]
+            states = [loader.state_dict() for loader in loaders]
+            assert states == states[:1] * world_size  # the one that is kept is rank zero's
+            state = states[0]
+    order = epoch_offsets(1000, T, seed=5, epoch=0).tolist()
+    assert len(seen) == len(set(seen)) == state["sample"]
+    assert set(seen) == set(order[: len(seen)])
+    assert len(order) - len(seen) < world_size * batch_size
+
+
+class Numbered(TextDataModule):
+    """Its tokens tell where they are."""
+
+    def prepare_data(self):
+        pass
+
+    def setup(self, stage):
+        self.tokens = {"train": consecutive(123), "val": consecutive(50)}  # 14 samples in an epoch
+
+    def state_dict(self):
+        return {}
+
+
+class Rows(L.LightningModule):
+    """Remembers where each sequence that it was trained on began."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.train_loss = MeanMetric()
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen += batch[0][:, 0].tolist()
+        return self.weight * 1
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(directory, batch_size, ckpt_path=None, **options) -> list[int]:
+    module = Rows()
+    every_step = ModelCheckpoint(directory, "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        callbacks=[ExactResume(), every_step],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        **options,
+    )
+    trainer.fit(module, Numbered("x", batch_size=batch_size, context_length=T), ckpt_path=ckpt_path, weights_only=True)
+    return module.seen
+
+
+@pytest.mark.parametrize(
+    ("resumed_size", "limit", "until"),
+    [
+        (1, 1.0, "epochs"),
+        (2, 1.0, "steps"),
+        (4, 1.0, "epochs"),
+        (6, 1.0, "steps"),
+        (2, 0.75, "epochs"),
+        (4, 2, "steps"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:You passed in a .val_dataloader.", "ignore:Checkpoint directory")
+def test_lightning_ends_epochs_right_after_a_resume_with_another_batch_size(tmp_path, resumed_size, limit, until):
+    """From every step of two epochs. What is a batch to Lightning is one rank's, so this goes for other ranks too."""
+
+    def asked(batch_size):
+        return min(limit, 14 // batch_size) if isinstance(limit, int) else int(limit * (14 // batch_size))
+
+    options = {"limit_train_batches": limit, "max_epochs": 3 if until == "epochs" else None}
+    fit(tmp_path, 3, max_steps=2 * asked(3), **{**options, "max_epochs": None})
+    for step in range(1, 2 * asked(3) + 1):
+        epoch, batches = divmod(step, asked(3))
+        # The samples that a run with the batches of now would have seen at most, and those of the epochs after this.
+        left = min((14 - 3 * batches) // resumed_size, asked(resumed_size) - 3 * batches // resumed_size)
+        order = [epoch_offsets(123, T, 1337, e).tolist() for e in range(epoch, 3)]
+        expected = order[0][3 * batches :][: max(0, left) * resumed_size]
+        for later in order[1:]:
+            expected += later[: asked(resumed_size) * resumed_size]
+        max_steps = -1 if until == "epochs" else step + len(expected) // resumed_size
+        seen = fit(tmp_path, resumed_size, tmp_path / f"step={step}.ckpt", max_steps=max_steps, **options)
+        assert seen == expected, step
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
