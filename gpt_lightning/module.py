@@ -6,23 +6,30 @@ and validation may draw as many random numbers as it likes.
 
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric, SumMetric
 
 from gpt_lightning.errors import UserError
+from gpt_lightning.faults import NO_FAULT, NO_WAY_ON, Fault, Kind, StepWatch, bad_output, bad_weights, nonfinite
 from gpt_lightning.loss import IGNORED, next_token_loss
 from gpt_lightning.model import GPT, Block, GPTConfig
 from gpt_lightning.optim import adamw, warmup_cosine
 
 Batch = tuple[Tensor, Tensor]  # inputs and targets, (B, T) int64 each; targets of -100 do not count
+# What it takes to say what was wrong with a batch: its loss as backward got it, the batch (None if it was trained on
+# before a resume), and its number in the run.
+Trained = tuple[Tensor, Batch | None, int]
 
 
 def completed_logged_step(trainer: L.Trainer) -> bool:
@@ -40,6 +47,7 @@ def check_options(
     weight_decay: float,
     beta1: float,
     beta2: float,
+    spike_factor: float,
 ) -> None:
     """Raise UserError naming every option that is out of range."""
     allowed = {
@@ -50,6 +58,7 @@ def check_options(
         "weight_decay must be 0 or more": 0 <= weight_decay < math.inf,
         "beta1 must be at least 0 and below 1": 0 <= beta1 < 1,
         "beta2 must be at least 0 and below 1": 0 <= beta2 < 1,
+        "spike_factor must be above 1": spike_factor > 1,
     }
     problems = [rule for rule, holds in allowed.items() if not holds]
     if problems:
@@ -70,6 +79,12 @@ class GPTModule(L.LightningModule):
         beta2: AdamW's decay rate of the squared gradient's running mean.
         compile: Compile the training step with torch.compile.
         activation_checkpointing: Recompute activations in backward: less memory, about a third more compute.
+        on_nonfinite: When a loss or gradient is NaN or infinite: "stop" ends the run, naming step, layer and value,
+            before any weight changes; "skip" drops the step's gradients and goes on, up to 20 times in a row. Weights
+            that are not finite always end the run; an fp16 overflow never does, while its scaler can still adapt.
+        on_spike: When the gradient norm or the loss is far above its median of the last 50 steps: "warn" prints a
+            line, "skip" and "stop" are as for on_nonfinite.
+        spike_factor: How many times the median makes a gradient norm a spike. (For a loss, 3 times do.)
     """
 
     def __init__(
@@ -84,10 +99,20 @@ class GPTModule(L.LightningModule):
         beta2: float = 0.95,
         compile: bool = False,
         activation_checkpointing: bool = False,
+        on_nonfinite: Literal["stop", "skip"] = "stop",
+        on_spike: Literal["warn", "skip", "stop"] = "warn",
+        spike_factor: float = 10.0,
     ) -> None:
         super().__init__()
         check_options(
-            learning_rate, warmup_steps, decay_steps, final_learning_rate_fraction, weight_decay, beta1, beta2
+            learning_rate,
+            warmup_steps,
+            decay_steps,
+            final_learning_rate_fraction,
+            weight_decay,
+            beta1,
+            beta2,
+            spike_factor,
         )
         # A checkpoint keeps the config as a plain dict, so that it loads with weights_only=True; it comes back as one.
         gpt = gpt if isinstance(gpt, GPTConfig) else GPTConfig(**gpt)
@@ -97,7 +122,7 @@ class GPTModule(L.LightningModule):
         if activation_checkpointing:
             apply_activation_checkpointing(self.model, check_fn=lambda module: isinstance(module, Block))
         self.training_loss = torch.compile(next_token_loss) if compile else next_token_loss
-        # nan_strategy: the check costs a device synchronisation per batch, and a non-finite loss stops the run anyway.
+        # nan_strategy: the check costs a device synchronisation, and what is not finite never gets here.
         self.train_loss = MeanMetric(nan_strategy="disable")
         # Part of the checkpoint, so that a resumed run logs the same averages as one that was never stopped.
         self.train_loss.persistent(True)
@@ -106,13 +131,16 @@ class GPTModule(L.LightningModule):
         self.register_buffer("token_byte_lengths", None, persistent=False)
         self.seed: int | None = None
         self.unstepped_gradients: list[Tensor | None] | None = None
+        self.unstepped_losses: list[Tensor] | None = None
+        self.batch: Batch | None = None  # the one being trained on
+        self.window: list[Trained] = []  # the batches of the optimiser step under way
+        self.watch = StepWatch(on_nonfinite, on_spike, spike_factor)
 
     # ---- set-up
 
     def setup(self, stage: str) -> None:
         """Take from the datamodule how many bytes each token stands for; remember the run's seed."""
-        # Not a buffer: DDP would overwrite every rank's with rank zero's.
-        self.first_bad_step = torch.tensor(-1, device=self.trainer.strategy.root_device)
+        self.window = []
         lengths = getattr(self.trainer.datamodule, "token_byte_lengths", None)
         if lengths is not None:
             self.token_byte_lengths = lengths.to(self.device)
@@ -122,12 +150,10 @@ class GPTModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with decay on matrices only; warm-up and cosine per optimiser step."""
         h = self.hparams
-        precision = self.trainer.precision_plugin
-        scaled = isinstance(precision, MixedPrecision) and precision.scaler is not None
-        # A fused optimiser unscales fp16 gradients inside its step, too late to clip them.
-        fused = not (scaled and self.trainer.gradient_clip_val)
+        # A fused optimiser unscales fp16 gradients inside its step, too late to look at them or clip them.
+        fused = self.scaler is None
         optimizer = adamw(self.model, h.learning_rate, (h.beta1, h.beta2), h.weight_decay, fused)
-        if not scaled:
+        if fused:
             # Lightning refuses to clip with any optimiser that could unscale, also in bf16 where nothing is scaled.
             optimizer._step_supports_amp_scaling = False
         decay_steps = h.decay_steps or self.total_optimizer_steps()
@@ -168,54 +194,165 @@ class GPTModule(L.LightningModule):
             group["betas"], group["weight_decay"] = (h.beta1, h.beta2), weight_decay
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed this batch's dropout, and put back gradients that a checkpoint inside an accumulation window carried."""
-        # Distinct for every (batch, rank); the golden-ratio multiplier spreads neighbouring numbers over 64 bits.
-        stream = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
-        seed = (self.seed + stream * 0x9E3779B97F4A7C15) % 2**63
-        # Not torch.manual_seed: it formats a stack trace for each kind of device that is not there.
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        """Seed this batch's dropout, and take up an unfinished accumulation window."""
+        self.batch = batch
+        self.seed_dropout(self.trainer.fit_loop.total_batch_idx)
+        self.put_back_unstepped()
+
+    def put_back_unstepped(self) -> None:
+        """Put back the gradients and losses that a checkpoint inside an accumulation window carried."""
+        if self.unstepped_losses is not None:
+            self.window = [(loss.to(self.device), None, -1) for loss in self.unstepped_losses]
+            self.unstepped_losses = None
         if self.unstepped_gradients is not None:
             for parameter, gradient in zip(self.model.parameters(), self.unstepped_gradients, strict=True):
                 parameter.grad = None if gradient is None else gradient.to(parameter.device)
             self.unstepped_gradients = None
 
+    def seed_dropout(self, number: int) -> None:
+        """Set the random numbers of a batch, given its number in the run."""
+        # Distinct for every (batch, rank); the golden-ratio multiplier spreads neighbouring numbers over 64 bits.
+        stream = number * self.trainer.world_size + self.global_rank
+        seed = (self.seed + stream * 0x9E3779B97F4A7C15) % 2**63
+        # Not torch.manual_seed: it formats a stack trace for each kind of device that is not there.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean next-token loss in nats of one batch."""
-        inputs, targets = batch
-        loss = self.training_loss(self.model, inputs, targets)
-        detached = loss.detach()
-        # Kept on the device: looking at the value here would make the CPU wait for the GPU in every batch.
-        first_bad = (self.first_bad_step < 0) & ~detached.isfinite()
-        self.first_bad_step = torch.where(first_bad, self.global_step, self.first_bad_step)
-        self.train_loss.update(detached)
+        return self.training_loss(self.model, *batch)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Keep the loss on the device: looking at the value here would make the CPU wait for the GPU in every batch."""
+        self.window.append((loss.detach(), self.batch, self.trainer.fit_loop.total_batch_idx))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: GradClipAlgorithmType | None = None,
+    ) -> None:
+        """Before every optimiser step, also where nothing is to be clipped: look for numerical faults; then clip the
+        gradients, or drop them and so skip the step. Every rank sees the same figures and does the same.
+
+        Raises:
+            UserError: the run is to stop before this step, see `on_nonfinite` and `on_spike`.
+        """
+        window, self.window = self.window, []
+        if not window:
+            return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        losses = self.losses(window)
+        parameters = [p for p in self.trainer.precision_plugin.main_params(optimizer) if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters]).to(losses)
+        figures = [norm, losses.mean()]
+        if self.completes_logged_step():  # a bad weight that the batches of a step don't meet shows in nothing else
+            figures.append(get_total_norm(self.model.parameters()).to(losses))
+        # The one time in a step that the CPU waits for the device.
+        figures = self.trainer.strategy.reduce(torch.stack(figures), reduce_op="mean").tolist()
+        mean_norm, mean_loss, *_ = figures
+        fault = NO_FAULT
+        if not all(map(math.isfinite, figures)):
+            fault = self.worst_on_any_rank(self.nonfinite_here(window, losses, norm, optimizer))
+        if fault.kind == Kind.NONE:
+            fault = self.watch.spike(self.model, self.global_step, mean_norm, mean_loss)
+        takes = self.watch.takes(fault)
+        if takes:
+            self.clip(optimizer, parameters, norm, mean_norm, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            optimizer.zero_grad()  # to None: without gradients the optimiser moves nothing, its own state included
+        if fault.kind != Kind.NONE:
+            self.trainer.print(f"step {self.global_step:>6,}  {'SPIKE' if takes else 'SKIPPED'}  {fault.sentence}")
+        self.record(losses, mean_norm, mean_loss)
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """fp16's gradient scaler, if there is one."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return scaler if scaler is not None and scaler.is_enabled() else None
+
+    def losses(self, window: list[Trained]) -> Tensor:
+        """Loss in nats of each batch of an optimiser step: backward gets it scaled and as a share of the step."""
+        losses = torch.stack([loss for loss, _, _ in window]).float() * self.trainer.accumulate_grad_batches
+        return losses if self.scaler is None else losses / self.scaler.scale(torch.ones_like(losses))
+
+    def clip(
+        self,
+        optimizer: Optimizer,
+        parameters: list[Tensor],
+        norm: Tensor,
+        mean_norm: float,
+        limit: float | None,
+        algorithm: GradClipAlgorithmType | None,
+    ) -> None:
+        """Clip the gradients of `parameters` as the trainer's options say, given their norm here and over all ranks."""
+        if algorithm == GradClipAlgorithmType.VALUE or isinstance(self.trainer.strategy, FSDPStrategy):
+            super().configure_gradient_clipping(optimizer, limit, algorithm)
+        elif 0 < (limit or 0) < mean_norm:
+            clip_grads_with_norm_(parameters, limit, norm)
+
+    def record(self, losses: Tensor, norm: float, loss: float) -> None:
+        """Remember what this optimiser step was like, and log it if it is one to log."""
+        self.watch.remember(norm, loss)
+        if math.isfinite(loss):
+            self.train_loss.update(losses)
         # Here and not in on_train_batch_end, which comes after the callbacks: a checkpoint must see the average reset.
         if self.completes_logged_step():
-            self.log("train/loss", self.train_loss.compute())
-            self.log("train/learning_rate", self.lr_schedulers().optimizer.param_groups[0]["lr"])
+            figures = {
+                "train/learning_rate": self.lr_schedulers().optimizer.param_groups[0]["lr"],
+                "train/skipped_steps": float(self.watch.skipped),
+            }
+            if math.isfinite(norm):
+                figures["train/grad_norm"] = norm
+            if self.train_loss.weight > 0:  # not every step was skipped
+                figures["train/loss"] = self.train_loss.compute()
+            if self.scaler is not None:
+                figures["train/loss_scale"] = self.scaler.get_scale()
+            self.log_dict(figures)
             self.train_loss.reset()
-        return loss
 
     def completes_logged_step(self) -> bool:
         """Whether the optimiser steps after this batch, and that step is one to log: every `log_every_n_steps`-th."""
         accumulating = self.trainer.fit_loop._should_accumulate()
         return not accumulating and (self.global_step + 1) % self.trainer.log_every_n_steps == 0
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """At each logged step, look for a non-finite loss."""
-        if completed_logged_step(self.trainer):
-            self.stop_if_not_finite()
+    # ---- numerical faults
 
-    def stop_if_not_finite(self) -> None:
-        """Raise UserError on every rank, naming the step, if any rank's loss was NaN or infinite so far."""
-        bad_step = int(self.trainer.strategy.reduce(self.first_bad_step, reduce_op="max"))
-        if bad_step >= 0:
-            raise UserError(
-                f"The loss became non-finite (NaN or infinite) at optimiser step {bad_step}; training stopped, and "
-                "checkpoints from before are kept. Try a lower --model.learning_rate, more --model.warmup_steps, or "
-                "--trainer.gradient_clip_val 1.0."
-            )
+    def nonfinite_here(self, window: list[Trained], losses: Tensor, norm: Tensor, optimizer: Optimizer) -> Fault:
+        """What is NaN or infinite on this rank."""
+
+        def look_again(index: int) -> str:
+            return self.look_again(window[index])
+
+        scale = self.overflowed_scale(optimizer)
+        return nonfinite(self.model, self.global_step, losses.tolist(), norm.item(), scale, look_again)
+
+    def overflowed_scale(self, optimizer: Optimizer) -> float | None:
+        """The loss scale that fp16's scaler is about to lower, since it found gradients that are not finite."""
+        scaler = self.scaler
+        # A gradient that went bad after the scaler's look is no overflow: the scale would never come down.
+        if scaler is None or not any(found.item() for found in scaler._found_inf_per_device(optimizer).values()):
+            return None
+        return scaler.get_scale()
+
+    def look_again(self, trained: Trained) -> str:
+        """Where the loss of a batch became bad, seen by running it again."""
+        _, batch, number = trained
+        if batch is None:
+            return "it can't be run again, since that was before a resume"
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            return "it can't be run again by one rank alone"
+        self.seed_dropout(number)
+        with self.trainer.precision_plugin.forward_context():
+            return bad_output(self.model, *batch)
+
+    def worst_on_any_rank(self, fault: Fault) -> Fault:
+        """The worst fault of all ranks', the same on each of them: they have to do the same."""
+        if self.trainer.world_size == 1:
+            return fault
+        of_ranks = [fault] * self.trainer.world_size
+        torch.distributed.all_gather_object(of_ranks, fault)
+        return max(of_ranks)
 
     # ---- validation and test
 
@@ -255,22 +392,28 @@ class GPTModule(L.LightningModule):
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the seed and, inside an accumulation window, its gradients so far; refuse after a non-finite loss."""
-        self.stop_if_not_finite()
-        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
-            raise UserError(
-                f"The weights became non-finite (NaN or infinite) at optimiser step {self.global_step - 1}; training "
-                "stopped, and checkpoints from before are kept. Try a lower --model.learning_rate."
-            )
+        """Add the seed, what is known of earlier steps and, inside an accumulation window, its gradients so far.
+
+        Raises:
+            UserError: a weight is not finite.
+        """
+        if found := bad_weights(self.model):
+            raise UserError(f"A weight is not finite at optimiser step {self.global_step:,}: {found}. {NO_WAY_ON}")
         checkpoint["seed"] = self.seed
+        checkpoint["step_watch"] = self.watch.state_dict()
         if self.trainer.state.fn == TrainerFn.FITTING and self.trainer.fit_loop._should_accumulate():
+            self.put_back_unstepped()  # they still wait for the first batch, if this is a validation that was due
             gradients = [parameter.grad for parameter in self.model.parameters()]
             checkpoint["unstepped_gradients"] = [None if g is None else g.detach().cpu() for g in gradients]
+            checkpoint["unstepped_losses"] = [loss.cpu() for loss, _, _ in self.window]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the seed and the gradients of an unfinished accumulation window."""
+        """Take up the seed, what is known of earlier steps and the gradients of an unfinished accumulation window."""
         self.seed = checkpoint.get("seed", self.seed)
         self.unstepped_gradients = checkpoint.get("unstepped_gradients")
+        self.unstepped_losses = checkpoint.get("unstepped_losses")
+        if "step_watch" in checkpoint:
+            self.watch.load_state_dict(checkpoint["step_watch"])
 
     @property
     def flops_per_batch(self) -> int:
