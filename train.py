@@ -30,6 +30,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import callbacks
+from callbacks.lost_process import lost_a_process
 from gpt_lightning import audit, precision, runs
 from gpt_lightning.checkpoint import DamagedCheckpoint, check_same_network, read_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
@@ -144,7 +145,7 @@ class GPTCLI(LightningCLI):
             if self.run_dir == runs.new_run(self.run_dir.parent):  # not a run to go on with
                 self.run_dir = runs.make_run(self.run_dir.parent)
             self.lock = runs.lock(self.run_dir)
-        extra = [callbacks.GracefulStop(), callbacks.Throughput(), callbacks.HyperParameters()]
+        extra = [callbacks.GracefulStop(), callbacks.LostProcess(), callbacks.Throughput(), callbacks.HyperParameters()]
         extra += [callbacks.ExactResume(), callbacks.BestCheckpoint()]
         if config.max_time is not None:
             extra.append(callbacks.TimeLimit(config.max_time))
@@ -183,7 +184,7 @@ class GPTCLI(LightningCLI):
             f"context {c.context_length}, positions {c.position}\n"
             f"corpus {data.hparams.corpus}, tokenizer {data.hparams.tokenizer}, batch {data.hparams.batch_size} × "
             f"{trainer.accumulate_grad_batches} accumulated\n"
-            f"{type(trainer.accelerator).__name__} × {trainer.num_devices}, precision {trainer.precision}\n"
+            f"{type(trainer.accelerator).__name__} × {trainer.world_size}, precision {trainer.precision}\n"
             f"run {'none: nothing is written (fast_dev_run)' if trainer.fast_dev_run else self.run_dir}"
             + ("" if self.resume_step is None else f", resumed at step {self.resume_step:,}")
         )
@@ -225,6 +226,8 @@ class GPTCLI(LightningCLI):
         except Exception as error:
             if subcommand == "fit" and self.trainer.global_step:
                 say(f"Ended by an error after {self.how_to_go_on()}")
+            if lost_a_process(error):  # callbacks.LostProcess has said so
+                raise SystemExit(1) from None
             if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # TensorBoard's
                 raise UserError(f"{self.run_dir} could not be written ({error.strerror}): make room for it.") from error
             raise
@@ -295,6 +298,8 @@ def main() -> None:
     # Lightning's own notices (which devices exist, tips) say less than `before_fit`; warnings and errors stay.
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    # But for one: that it kills this process because another has died. Nobody else could say so.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")  # Lightning's own call, not the user's
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* is not empty")  # as it is meant to be on resume
     GPTCLI(

@@ -7,6 +7,7 @@ from callbacks.depth_scan import DepthScan
 from callbacks.exact_resume import ExactResume
 from callbacks.graceful_stop import GracefulStop, Stopped
 from callbacks.hparams import HyperParameters
+from callbacks.lost_process import LostProcess
 from callbacks.progress import StepProgressBar
 from callbacks.save_config import SaveConfig
 from callbacks.text_samples import TextSamples, sample
@@ -22,6 +23,7 @@ __all__ = [
     "GracefulStop",
     "HyperParameters",
     "LastCheckpoint",
+    "LostProcess",
     "SaveConfig",
     "StepProgressBar",
     "Stopped",

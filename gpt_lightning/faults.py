@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gpt_lightning.errors import UserError
 from gpt_lightning.loss import next_token_loss
 from gpt_lightning.model import GPT
+from gpt_lightning.sharding import whole
 
 WINDOW = 50  # optimiser steps that say what is usual
 AT_LEAST = 5  # as many of them must be known before anything can be called a spike
@@ -103,7 +104,7 @@ def bad_tensors(named: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
     if not named:
         return []
     # One look at the device for all of them.
-    finite = torch.stack([values.isfinite().all() for _, values in named]).tolist()
+    finite = torch.stack([whole(values.isfinite().all()) for _, values in named]).tolist()
     return [pair for pair, is_finite in zip(named, finite, strict=True) if not is_finite]
 
 
@@ -114,7 +115,7 @@ def bad_weights(gpt: nn.Module) -> str | None:
         return None
     name, values = bad[0]
     more = f"; so have {len(bad) - 1} other parameters" if len(bad) > 1 else ""
-    return f"{part(name)} has {not_finite(values)}{more}"
+    return f"{part(name)} has {not_finite(whole(values))}{more}"
 
 
 def gradients(gpt: nn.Module) -> list[tuple[str, Tensor]]:
@@ -130,12 +131,12 @@ def bad_gradients(gpt: nn.Module) -> str | None:
         return None
     name, values = bad[-1]
     more = f"; so have {len(bad) - 1} parameters before it, to which backward comes later" if len(bad) > 1 else ""
-    return f"{part(name)} has {not_finite(values)}{more}"
+    return f"{part(name)} has {not_finite(whole(values))}{more}"
 
 
 def largest_gradient(gpt: nn.Module) -> str:
     """Where the gradient with the largest absolute value is."""
-    largest = [(gradient.abs().max().item(), name) for name, gradient in gradients(gpt)]
+    largest = [(whole(gradient.abs().max()).item(), name) for name, gradient in gradients(gpt)]
     if not largest:
         return "there is no gradient"
     value, name = max(largest)

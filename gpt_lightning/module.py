@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, SumMetric
@@ -25,6 +26,7 @@ from gpt_lightning.faults import NO_FAULT, NO_WAY_ON, Fault, Kind, StepWatch, ba
 from gpt_lightning.loss import IGNORED, next_token_loss
 from gpt_lightning.model import GPT, Block, GPTConfig
 from gpt_lightning.optim import adamw, warmup_cosine
+from gpt_lightning.sharding import number_as_network, reshard, shard, share_as, whole
 
 Batch = tuple[Tensor, Tensor]  # inputs and targets, (B, T) int64 each; targets of -100 do not count
 # What it takes to say what was wrong with a batch: its loss as backward got it, the batch (None if it was trained on
@@ -147,6 +149,16 @@ class GPTModule(L.LightningModule):
         if self.seed is None:
             self.seed = torch.initial_seed()
 
+    def configure_model(self) -> None:
+        """Under FSDP, share the network out, once."""
+        if self.shared and not isinstance(self.model, FSDPModule):
+            shard(self.model)
+
+    @property
+    def shared(self) -> bool:
+        """Whether each rank keeps only a share of the network."""
+        return self._trainer is not None and isinstance(self.trainer.strategy, ModelParallelStrategy)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with decay on matrices only; warm-up and cosine per optimiser step."""
         h = self.hparams
@@ -206,7 +218,7 @@ class GPTModule(L.LightningModule):
             self.unstepped_losses = None
         if self.unstepped_gradients is not None:
             for parameter, gradient in zip(self.model.parameters(), self.unstepped_gradients, strict=True):
-                parameter.grad = None if gradient is None else gradient.to(parameter.device)
+                parameter.grad = None if gradient is None else share_as(gradient, parameter)
             self.unstepped_gradients = None
 
     def seed_dropout(self, number: int) -> None:
@@ -244,16 +256,16 @@ class GPTModule(L.LightningModule):
             return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         losses = self.losses(window)
         parameters = [p for p in self.trainer.precision_plugin.main_params(optimizer) if p.grad is not None]
-        norm = get_total_norm([p.grad for p in parameters]).to(losses)
-        figures = [norm, losses.mean()]
+        norm = get_total_norm([p.grad for p in parameters])
+        figures = [whole(norm).to(losses), losses.mean()]
         if self.completes_logged_step():  # a bad weight that the batches of a step don't meet shows in nothing else
-            figures.append(get_total_norm(self.model.parameters()).to(losses))
+            figures.append(whole(get_total_norm(self.model.parameters())).to(losses))
         # The one time in a step that the CPU waits for the device.
         figures = self.trainer.strategy.reduce(torch.stack(figures), reduce_op="mean").tolist()
         mean_norm, mean_loss, *_ = figures
         fault = NO_FAULT
         if not all(map(math.isfinite, figures)):
-            fault = self.worst_on_any_rank(self.nonfinite_here(window, losses, norm, optimizer))
+            fault = self.worst_on_any_rank(self.nonfinite_here(window, losses, whole(norm), optimizer))
         if fault.kind == Kind.NONE:
             fault = self.watch.spike(self.model, self.global_step, mean_norm, mean_loss)
         takes = self.watch.takes(fault)
@@ -263,7 +275,7 @@ class GPTModule(L.LightningModule):
             optimizer.zero_grad()  # to None: without gradients the optimiser moves nothing, its own state included
         if fault.kind != Kind.NONE:
             self.trainer.print(f"step {self.global_step:>6,}  {'SPIKE' if takes else 'SKIPPED'}  {fault.sentence}")
-        self.record(losses, mean_norm, mean_loss)
+        self.record(mean_norm, mean_loss)
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
@@ -286,16 +298,16 @@ class GPTModule(L.LightningModule):
         algorithm: GradClipAlgorithmType | None,
     ) -> None:
         """Clip the gradients of `parameters` as the trainer's options say, given their norm here and over all ranks."""
-        if algorithm == GradClipAlgorithmType.VALUE or isinstance(self.trainer.strategy, FSDPStrategy):
+        if algorithm == GradClipAlgorithmType.VALUE:
             super().configure_gradient_clipping(optimizer, limit, algorithm)
         elif 0 < (limit or 0) < mean_norm:
             clip_grads_with_norm_(parameters, limit, norm)
 
-    def record(self, losses: Tensor, norm: float, loss: float) -> None:
+    def record(self, norm: float, loss: float) -> None:
         """Remember what this optimiser step was like, and log it if it is one to log."""
         self.watch.remember(norm, loss)
         if math.isfinite(loss):
-            self.train_loss.update(losses)
+            self.train_loss.update(loss)  # the same on every rank, so that rank zero's checkpoint is everybody's
         # Here and not in on_train_batch_end, which comes after the callbacks: a checkpoint must see the average reset.
         if self.completes_logged_step():
             figures = {
@@ -340,7 +352,7 @@ class GPTModule(L.LightningModule):
         _, batch, number = trained
         if batch is None:
             return "it can't be run again, since that was before a resume"
-        if isinstance(self.trainer.strategy, FSDPStrategy):
+        if self.shared:
             return "it can't be run again by one rank alone"
         self.seed_dropout(number)
         with self.trainer.precision_plugin.forward_context():
@@ -388,6 +400,7 @@ class GPTModule(L.LightningModule):
         self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
         for metric in (self.nats, self.tokens, self.bytes):
             metric.reset()
+        reshard(self.model)
 
     # ---- checkpoints
 
@@ -399,13 +412,16 @@ class GPTModule(L.LightningModule):
         """
         if found := bad_weights(self.model):
             raise UserError(f"A weight is not finite at optimiser step {self.global_step:,}: {found}. {NO_WAY_ON}")
+        if "optimizer_states" in checkpoint and not self.shared:
+            number_as_network(checkpoint["optimizer_states"][0], self.trainer.optimizers[0], self.model)
         checkpoint["seed"] = self.seed
         checkpoint["step_watch"] = self.watch.state_dict()
         if self.trainer.state.fn == TrainerFn.FITTING and self.trainer.fit_loop._should_accumulate():
             self.put_back_unstepped()  # they still wait for the first batch, if this is a validation that was due
-            gradients = [parameter.grad for parameter in self.model.parameters()]
-            checkpoint["unstepped_gradients"] = [None if g is None else g.detach().cpu() for g in gradients]
-            checkpoint["unstepped_losses"] = [loss.cpu() for loss, _, _ in self.window]
+            # Ranks take the mean of their gradients when they step; only rank zero's checkpoint is kept, so do it now.
+            mean, gradients = self.trainer.strategy.reduce, [parameter.grad for parameter in self.model.parameters()]
+            checkpoint["unstepped_gradients"] = [g if g is None else mean(whole(g).clone()).cpu() for g in gradients]
+            checkpoint["unstepped_losses"] = [mean(loss.clone()).cpu() for loss, _, _ in self.window]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the seed, what is known of earlier steps and the gradients of an unfinished accumulation window."""
