@@ -301,6 +301,8 @@ def main() -> None:
     # But for one: that it kills this process because another has died. Nobody else could say so.
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")  # Lightning's own call, not the user's
+    # When fp16 overflows at the very first step, the scaler skips it, as it should.
+    warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* is not empty")  # as it is meant to be on resume
     GPTCLI(
         GPTModule,

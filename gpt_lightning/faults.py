@@ -185,8 +185,11 @@ def nonfinite(
         overflowed_scale: The loss scale that fp16's scaler found too large in this step, if it did.
         look_again: Says where the loss at an index of `losses` became bad.
     """
-    if found := bad_weights(gpt):
-        return Fault(Kind.WEIGHTS, f"A weight is not finite at optimiser step {step:,}: {found}.")
+    # All three before anything is returned: with FSDP every rank has to take part, whatever its own loss.
+    weights, bad = bad_weights(gpt), bad_gradients(gpt)
+    largest = "" if bad or math.isfinite(norm) else largest_gradient(gpt)
+    if weights:
+        return Fault(Kind.WEIGHTS, f"A weight is not finite at optimiser step {step:,}: {weights}.")
     bad_losses = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]
     if bad_losses:
         first = bad_losses[0]
@@ -194,16 +197,16 @@ def nonfinite(
         what = f"The loss is {in_words(losses[first])} at optimiser step {step:,}{which}"
         return Fault(Kind.LOSS, f"{what}; {look_again(first)}.")
     when = f"at optimiser step {step:,}, with a loss of {sum(losses) / len(losses):#.4g}"
-    if found := bad_gradients(gpt):
+    if bad:
         if overflowed_scale is None:
-            return Fault(Kind.GRADIENTS, f"A gradient is not finite {when}: that of {found}.")
+            return Fault(Kind.GRADIENTS, f"A gradient is not finite {when}: that of {bad}.")
         # The scaler tries how far it can go; only below 1 it has failed.
         kind = Kind.OVERFLOW if overflowed_scale >= 1 else Kind.GRADIENTS
         return Fault(
-            kind, f"A gradient overflows fp16 {when} and a loss scale of {overflowed_scale:,.10g}: that of {found}."
+            kind, f"A gradient overflows fp16 {when} and a loss scale of {overflowed_scale:,.10g}: that of {bad}."
         )
     if not math.isfinite(norm):
-        return Fault(Kind.NORM, f"The gradient norm is too large for float32 {when}: {largest_gradient(gpt)}.")
+        return Fault(Kind.NORM, f"The gradient norm is too large for float32 {when}: {largest}.")
     return NO_FAULT
 
 

@@ -32,6 +32,8 @@ OPTIONS = [
     f"--model.decay_steps={STEPS}",
     "--trainer.val_check_interval=25",
     "--trainer.limit_val_batches=1.0",
+    "--depth_scan.n_sequences=2",
+    "--attention_heatmaps.every_n_validations=0",
     "--text_samples.max_new_tokens=8",
 ]
 ENDLESS = ["--trainer.max_steps=1000000", "--data.batch_size=2"]
