@@ -58,6 +58,12 @@ def test_sampling_follows_the_probabilities():
     assert set(sample(logits, top_k=2, generator=torch.Generator().manual_seed(0)).tolist()) == {0, 1}
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-300])
+def test_a_tiny_temperature_gives_the_likeliest(temperature):
+    logits = torch.tensor([[1.0, 3.0, 2.0], [-5.0, -7.0, -6.0]])
+    assert sample(logits, temperature).tolist() == [1, 0]
+
+
 def test_the_same_seed_gives_the_same_text(gpt):
     encoding = load_tokenizer("bytes")
     first, again, other = (list(generate_text(gpt, encoding, "abc", seed=seed)) for seed in (1, 1, 2))
