@@ -11,8 +11,8 @@ help: ## list the targets
 train: .venv/installed ## set up the environment and train the default configuration (about two minutes on two CPU cores)
 	$(BIN)/python train.py
 
-test: .venv/installed-dev ## set up the environment and run the tests
-	$(BIN)/python -m pytest
+test: .venv/installed-dev ## set up the environment and run the tests (about six minutes on two CPU cores)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/installed-dev ## check style and format
 	$(BIN)/ruff check .
