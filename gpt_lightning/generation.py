@@ -48,7 +48,7 @@ def sample(
     """Draw one token per row of `logits_BV` (B, V) → (B,) int64, among the `top_k` likeliest if given."""
     if temperature == 0:
         return logits_BV.argmax(dim=-1)
-    # From the likeliest token down, and by nothing a float32 can't hold: a tiny temperature is to give the likeliest, not inf.
+    # From the likeliest down, and by nothing that float32 rounds to 0: a tiny temperature gives the likeliest, not inf.
     logits_BV = logits_BV - logits_BV.amax(dim=-1, keepdim=True)
     logits_BV = logits_BV / max(temperature, torch.finfo(logits_BV.dtype).tiny)
     if top_k is not None and top_k < logits_BV.size(-1):
