@@ -3,9 +3,10 @@
     python -m benchmarks.kill_trials --trials 30
 
 A small network on Python's own documentation. Each trial starts from nothing, so that anything can be hit: imports,
-tokenising, training, validation, pictures, checkpoints being written. It is killed up to three times, each time resumed
-with `--ckpt_path last` (or started again, if nothing was saved yet), and then left to end. A trial is good when every
-checkpoint on the disk was whole after each kill, and the last one is bit-identical to that of a run that nobody killed.
+tokenising, training, validation, pictures, checkpoints being written. It is killed one to three times, most often while
+it trains, each time resumed with `--ckpt_path last` (or started again, if nothing was saved yet), and then left to
+end. A trial is good when every checkpoint on the disk was whole after each kill, and the last one is bit-identical to
+that of a run that nobody killed.
 """
 
 import argparse
@@ -32,7 +33,7 @@ OPTIONS = [
     "--model.warmup_steps=5",
     "--data.batch_size=4",
     "--trainer.accelerator=cpu",
-    "--trainer.max_steps=60",
+    "--trainer.max_steps=200",
     "--trainer.accumulate_grad_batches=2",
     "--trainer.val_check_interval=40",
     "--trainer.limit_val_batches=4",
@@ -50,6 +51,24 @@ def start(directory: Path) -> subprocess.Popen:
         return subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=errors)
 
 
+def check_success(process: subprocess.Popen, directory: Path) -> None:
+    """Wait for the end of a run; a `RuntimeError` says what it failed with."""
+    if process.wait():
+        raise RuntimeError((directory / "errors.txt").read_text().splitlines()[-1])
+
+
+def seconds_to_begin_and_end(directory: Path) -> tuple[float, float]:
+    """How long the run takes, if nobody kills it, to its first checkpoint and to its end."""
+    began, first = time.monotonic(), None
+    process = start(directory)
+    while process.poll() is None:
+        if first is None and (directory / RUN / runs.LAST).is_file():
+            first = time.monotonic() - began
+        time.sleep(0.05)
+    check_success(process, directory)
+    return first, time.monotonic() - began
+
+
 def trial(directory: Path, kills: list[float]) -> tuple[list[int], dict]:
     """Kill the run after each of these many seconds, then let it end.
 
@@ -60,7 +79,7 @@ def trial(directory: Path, kills: list[float]) -> tuple[list[int], dict]:
         UserError: a checkpoint was not whole.
         RuntimeError: the run ended with an error.
     """
-    steps = []
+    steps: list[int] = []
     for seconds in kills:
         process = start(directory)
         try:
@@ -73,8 +92,7 @@ def trial(directory: Path, kills: list[float]) -> tuple[list[int], dict]:
         # A run that was killed before its first checkpoint leaves its directory; the next begins anew beside it.
         if not any((directory / RUN / name).is_file() for name in (runs.LAST, runs.PREVIOUS)):
             subprocess.run(["rm", "-rf", directory / "runs"], check=True)
-    if start(directory).wait():
-        raise RuntimeError((directory / "errors.txt").read_text().splitlines()[-1])
+    check_success(start(directory), directory)
     return steps, read_checkpoint(directory / RUN / runs.LAST)
 
 
@@ -96,15 +114,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name) / "whole"
         whole.mkdir()
-        began = time.monotonic()
-        wanted = state(trial(whole, [])[1])
-        seconds = time.monotonic() - began
+        first, end = seconds_to_begin_and_end(whole)
+        wanted = state(read_checkpoint(whole / RUN / runs.LAST))
         good = 0
         for number in tqdm(range(args.trials), unit="trial", disable=None):
             directory = Path(name) / str(number)
             directory.mkdir()
             times = chooser.randint(1, 3)
-            kills = [chooser.uniform(0.2, 1.2) * seconds / times for _ in range(times)]
+            kills = [chooser.uniform(0.5 * first, first + 1.3 * (end - first) / times) for _ in range(times)]
             try:
                 steps, found = trial(directory, kills)
                 different = [name for name, part in state(found).items() if largest_difference(part, wanted[name])]
@@ -114,7 +131,7 @@ def main() -> None:
                 steps, outcome = [], f"{type(error).__name__}: {error}"
             at = ", ".join(f"{after:4.1f} s (step {step})" for after, step in zip(kills, steps, strict=False))
             tqdm.write(f"trial {number:>3}  killed after {at:<60}  {outcome}")
-    print(f"{good} of {args.trials} runs ended bit-identical to one that was never killed ({seconds:.1f} s alone).")
+    print(f"{good} of {args.trials} runs ended bit-identical to one that was never killed ({end:.1f} s alone).")
     raise SystemExit(good != args.trials)
 
 
