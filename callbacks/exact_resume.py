@@ -31,9 +31,8 @@ class ExactResume(Checkpoint):
         self._validated_after = -1  # the batch (counted over epochs) after which the last validation ended
         self._validation_due = False
         self._updating = False
-        self._start: tuple[int, dict[str, Tensor]] | None = (
-            None  # of the step under way: batches before it, and the loss
-        )
+        # Of the optimiser step under way: the batches before it, and the average that was being logged.
+        self._start: tuple[int, dict[str, Tensor]] | None = None
 
     # ---- saving
 
