@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.exact_resume import ExactResume
+from callbacks.exact_resume import VALIDATION_DUE, ExactResume
 from callbacks.graceful_stop import Stopped
 from gpt_lightning.errors import UserError
 
@@ -31,10 +31,10 @@ class LastCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """What a run goes on from need not be saved again."""
-        super().on_train_start(trainer, pl_module)
-        self._last_global_step_saved = trainer.global_step
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """What a run goes on from need not be saved again, unless the validation that was due in it is run now."""
+        if not checkpoint.get(VALIDATION_DUE):
+            self._last_global_step_saved = checkpoint["global_step"]
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Save at every n-th step; where a validation follows, after that, so that none is lost or seen twice."""

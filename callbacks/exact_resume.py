@@ -16,7 +16,7 @@ from gpt_lightning.errors import UserError
 
 Counters = dict[str, dict[str, int]]  # of Lightning's progress trackers: total and current, each by ready, started, …
 STAGES = ("ready", "started", "processed", "completed")
-KEY = "validation_due"  # in the checkpoint
+VALIDATION_DUE = "validation_due"  # a key of the checkpoint
 
 
 class ExactResume(Checkpoint):
@@ -47,19 +47,16 @@ class ExactResume(Checkpoint):
         """Remember that the validation after this batch is done."""
         if not trainer.sanity_checking:
             self._validated_after = trainer.fit_loop.epoch_loop.total_batch_idx
-            self._validation_due = False
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Rewrite the loops' progress, and note whether a validation is due."""
         if trainer.state.fn == TrainerFn.FITTING and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0:
-            checkpoint[KEY] = self._is_validation_due(trainer)
+            checkpoint[VALIDATION_DUE] = self._is_validation_due(trainer)
             accumulating = trainer.fit_loop._should_accumulate()
             as_after_a_batch(checkpoint["loops"]["fit_loop"], trainer.global_step, accumulating)
 
     def _is_validation_due(self, trainer: L.Trainer) -> bool:
         loop = trainer.fit_loop.epoch_loop
-        if self._validation_due:  # it was when this process began, and did not end yet
-            return True
         done = self._validated_after == loop.total_batch_idx or loop.batch_progress.current.ready == 0
         return not done and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 
@@ -67,11 +64,12 @@ class ExactResume(Checkpoint):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember whether a validation is due."""
-        self._validation_due = checkpoint.get(KEY, False)
+        self._validation_due = checkpoint.get(VALIDATION_DUE, False)
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Run the validation that was due, as Lightning would have after the batch."""
         if self._validation_due:
+            self._validation_due = False
             loop = trainer.fit_loop.epoch_loop
             trainer.validating, loop.val_loop.restarting = True, False
             loop.val_loop.run()

@@ -67,12 +67,22 @@ class Rows(L.Callback):
         self.seen.append((trainer.fit_loop.total_batch_idx, batch[0][:, 0].tolist()))
 
 
+class Validations(L.Callback):
+    """After which batches a validation came to its end."""
+
+    def __init__(self) -> None:
+        self.ended = []
+
+    def on_validation_end(self, trainer, module):
+        self.ended.append(trainer.fit_loop.total_batch_idx)
+
+
 def fit(directory, corpus_file, extra=(), ckpt_path=None, **options):
     L.seed_everything(0 if ckpt_path is None else 99, verbose=False)
     torch.set_num_threads(1)
     last = LastCheckpoint(every_n_train_steps=4)
     last.dirpath = str(directory)
-    rows, curves, scan = Rows(), Curves(), DepthScan(2)
+    rows, curves, validations, scan = Rows(), Curves(), Validations(), DepthScan(2)
     trainer = L.Trainer(
         accelerator="cpu",
         accumulate_grad_batches=2,
@@ -80,7 +90,7 @@ def fit(directory, corpus_file, extra=(), ckpt_path=None, **options):
         limit_val_batches=2,
         check_val_every_n_epoch=None,
         gradient_clip_val=1.0,
-        callbacks=[rows, *extra, GracefulStop(), scan, ExactResume(), last],
+        callbacks=[rows, *extra, validations, GracefulStop(), scan, ExactResume(), last],
         logger=curves,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -91,7 +101,7 @@ def fit(directory, corpus_file, extra=(), ckpt_path=None, **options):
     config = GPTConfig(n_layer=1, n_head=2, d_model=16, context_length=16, vocab_size=256, dropout=0.1)
     module = GPTModule(config, learning_rate=1e-2, warmup_steps=3, decay_steps=STEPS)
     data = TextDataModule(str(corpus_file), batch_size=4, context_length=16, data_dir=str(directory / "data"))
-    data.seen, data.curves, data.scans = rows.seen, curves.points, scan
+    data.seen, data.curves, data.validations, data.scans = rows.seen, curves.points, validations.ended, scan
     with contextlib.suppress(Failure, Stopped):
         trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return trainer
@@ -115,6 +125,7 @@ def assert_went_on(stopped, resumed, whole, step):
     kept = [point for point in stopped.datamodule.curves if point[1] < step]
     # A validation that a callback broke off after its figures were logged is run again: the same figures twice.
     assert set(kept + resumed.datamodule.curves) == set(whole.datamodule.curves)
+    assert stopped.datamodule.validations + resumed.datamodule.validations == whole.datamodule.validations
     assert str(resumed.datamodule.scans.history) == str(whole.datamodule.scans.history)  # nan is not nan
 
 
@@ -162,3 +173,24 @@ def test_a_signal_ends_training_between_two_steps_and_loses_nothing(
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == step
     assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), whole, step)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("interval", [5, BATCHES])
+def test_a_validation_that_is_broken_off_twice_is_run_in_the_end(tmp_path, corpus_file, interval):
+    options = {"val_check_interval": interval}
+    whole = fit(tmp_path / "whole", corpus_file, **options)
+    first = fit(tmp_path, corpus_file, [At("on_validation_start", 2, fail)], **options)
+    last = tmp_path / "last.ckpt"
+    second = fit(tmp_path, corpus_file, [At("on_validation_start", 1, fail)], ckpt_path=last, **options)
+    assert first.global_step == second.global_step
+    resumed = fit(tmp_path, corpus_file, ckpt_path=last, **options)
+    assert_went_on(first, resumed, whole, second.global_step)
+
+
+def test_a_validation_that_was_run_after_a_resume_is_not_due_again(tmp_path, corpus_file, whole):
+    first = fit(tmp_path, corpus_file, [At("on_validation_start", 2, fail)])
+    last = tmp_path / "last.ckpt"
+    second = fit(tmp_path, corpus_file, [At("on_train_batch_start", 1, fail)], ckpt_path=last)
+    first.datamodule.validations += second.datamodule.validations
+    first.datamodule.curves += second.datamodule.curves
+    assert_went_on(first, fit(tmp_path, corpus_file, ckpt_path=last), whole, 10)
