@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
 from gpt_lightning.errors import UserError
 
@@ -31,17 +30,15 @@ class ExactResume(Checkpoint):
         self._validated_after = -1  # the batch (counted over epochs) after which the last validation ended
         self._validation_due = False
         self._updating = False
-        # Of the optimiser step under way: the batches before it, and the average that was being logged.
-        self._start: tuple[int, dict[str, Tensor]] | None = None
+        self._start: int | None = None  # batches before the optimiser step under way
 
     # ---- saving
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Before the first batch of an optimiser step: note where it is, to go back to it."""
         progress = trainer.fit_loop.epoch_loop.batch_progress
         if progress.current.completed % trainer.accumulate_grad_batches == 0:
-            average = {name: value.clone() for name, value in pl_module.train_loss.metric_state.items()}
-            self._start = progress.total.completed, average
+            self._start = progress.total.completed
 
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Remember that the validation after this batch is done."""
@@ -105,11 +102,8 @@ class ExactResume(Checkpoint):
             return False
         whole = progress.current.completed % trainer.accumulate_grad_batches  # batches of this step before this one
         total, current = progress.total.completed - whole, progress.current.completed - whole
-        if self._start is not None and self._start[0] == total:
-            for name, value in self._start[1].items():
-                setattr(pl_module.train_loss, name, value)
-        elif whole:
-            return False  # resumed inside an accumulation window: where it began is unknown
+        if whole and self._start != total:
+            return False  # resumed inside an accumulation window, which began with other batches perhaps
         (loader,) = trainer.fit_loop._combined_loader.flattened
         loader.position -= progress.current.ready - current
         for stage in STAGES:

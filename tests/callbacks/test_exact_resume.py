@@ -153,6 +153,25 @@ def test_an_exception_anywhere_loses_nothing(tmp_path, corpus_file, whole, hook,
     assert_went_on(stopped, resumed, whole, checkpoint["global_step"])
 
 
+class FailAfterUpdate(L.Callback):
+    """Fail in the optimiser, when it has changed weights in its n-th step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_start(self, trainer, module):
+        optimizer = trainer.optimizers[0]
+        optimizer.register_step_post_hook(lambda *_: fail() if trainer.global_step + 1 == self.step else None)
+
+
+def test_half_a_step_is_not_saved(tmp_path, corpus_file, whole):
+    stopped = fit(tmp_path, corpus_file, [FailAfterUpdate(7)])
+    assert stopped.global_step == 6
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
+    stopped.datamodule.validations = [batch for batch in stopped.datamodule.validations if batch < 8]
+    assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), whole, 4)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
     ("hook", "call", "step"),
