@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from gpt_lightning.errors import UserError
 
-Counters = dict[str, dict[str, int]]  # of Lightning's progress trackers: total and current, each by ready, started, …
+Counters = dict[str, dict[str, int]]  # Lightning's progress trackers: total and current, each by ready, started, …
 STAGES = ("ready", "started", "processed", "completed")
 VALIDATION_DUE = "validation_due"  # a key of the checkpoint
 
@@ -93,7 +93,8 @@ class ExactResume(Checkpoint):
         if trainer.state.fn != TrainerFn.FITTING or not progress.total.completed:
             return False
         if progress.current.processed == progress.current.ready:  # the exception came between two batches
-            if progress.current.completed < progress.current.ready:  # before the last one's figures were logged
+            # Before the last one's figures were logged; not in a validation that was due when this process began.
+            if progress.current.completed < progress.current.ready and trainer.training:
                 trainer._logger_connector.on_batch_end()
                 trainer._logger_connector.update_train_step_metrics()
             return True
@@ -130,9 +131,5 @@ def as_after_a_batch(fit_loop: dict[str, Any], global_step: int, accumulating: b
     for counters in (epochs["total"], epochs["current"]):
         counters["ready"] = counters["started"]
         counters["processed"] = counters["completed"] = counters["started"] - 1  # inside the epoch
-    validation: Counters = fit_loop["epoch_loop.val_loop.batch_progress"]
-    for counters in (validation["total"], validation["current"]):
-        for stage in STAGES[1:]:
-            counters[stage] = counters["ready"]
     # TensorBoard's axis; Lightning counts the last step when it resumes.
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = global_step - (not accumulating)

@@ -3,6 +3,7 @@ same curves, every validation once."""
 
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from callbacks import DepthScan, ExactResume, GracefulStop, LastCheckpoint, Stopped
+from callbacks.when import ValidationCallback
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
@@ -189,19 +191,22 @@ def test_a_signal_ends_training_between_two_steps_and_loses_nothing(
 ):
     stopped = fit(tmp_path, corpus_file, [At(hook, call, lambda: os.kill(os.getpid(), number))])
     assert stopped.global_step == step
+    if hook == "on_validation_batch_start":
+        assert len(stopped.datamodule.validations) == 1  # and not the second one
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == step
     assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), whole, step)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("interval", [5, BATCHES])
-def test_a_validation_that_is_broken_off_twice_is_run_in_the_end(tmp_path, corpus_file, interval):
+def test_a_validation_that_is_broken_off_twice_is_run_in_the_end(tmp_path, corpus_file, capsys, interval):
     options = {"val_check_interval": interval}
     whole = fit(tmp_path / "whole", corpus_file, **options)
     first = fit(tmp_path, corpus_file, [At("on_validation_start", 2, fail)], **options)
     last = tmp_path / "last.ckpt"
     second = fit(tmp_path, corpus_file, [At("on_validation_start", 1, fail)], ckpt_path=last, **options)
     assert first.global_step == second.global_step
+    assert "could not be saved" not in capsys.readouterr().out
     resumed = fit(tmp_path, corpus_file, ckpt_path=last, **options)
     assert_went_on(first, resumed, whole, second.global_step)
 
@@ -213,3 +218,72 @@ def test_a_validation_that_was_run_after_a_resume_is_not_due_again(tmp_path, cor
     first.datamodule.validations += second.datamodule.validations
     first.datamodule.curves += second.datamodule.curves
     assert_went_on(first, fit(tmp_path, corpus_file, ckpt_path=last), whole, 10)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [
+            ("on_train_batch_end", 5),
+            ("on_validation_start", 1),
+            ("on_validation_batch_end", 1),
+            ("on_validation_end", 1),
+        ],
+        [("on_train_batch_end", 11), ("on_train_epoch_end", 1)],  # the last batch of an epoch
+    ],
+)
+def test_a_checkpoint_says_the_same_wherever_it_is_saved(tmp_path, corpus_file, places):
+    saved, trainers = [], []
+
+    class Trainer(L.Callback):
+        def on_fit_start(self, trainer, module):
+            trainers.append(trainer)
+
+    def save():
+        state = trainers[0]._checkpoint_connector.dump_checkpoint()["loops"]["fit_loop"]
+        saved.append({name: value for name, value in state.items() if "val_loop" not in name})
+
+    fit(tmp_path, corpus_file, [Trainer(), *(At(hook, call, save) for hook, call in places)])
+    assert len(saved) == len(places)
+    for state in saved[1:]:
+        assert state == saved[0]
+
+
+def test_where_a_validation_follows_it_is_saved_after_that(tmp_path, corpus_file):
+    found = []
+
+    def look():
+        found.append(torch.load(tmp_path / "last.ckpt", weights_only=True))
+
+    fit(tmp_path, corpus_file, [At("on_train_batch_start", 9, look)], val_check_interval=8)  # saves every 4 steps of 2
+    assert found[0]["global_step"] == 4
+    assert not found[0]["validation_due"]
+
+
+def test_a_save_that_fails_does_not_hide_why_the_run_ended(tmp_path, corpus_file, capsys):
+    def fail_and_block():
+        shutil.rmtree(tmp_path)
+        tmp_path.write_text("in the way")
+        fail()
+
+    fit(tmp_path, corpus_file, [At("on_train_batch_start", 3, fail_and_block)])  # which lets nothing but Failure pass
+    assert "The state at step 1 could not be saved" in capsys.readouterr().out
+
+
+class Looks(ValidationCallback):
+    def __init__(self) -> None:
+        super().__init__(every_n_validations=2)
+        self.steps = []
+
+    def look(self, trainer, pl_module, step):
+        self.steps.append(step)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_validation_that_was_looked_at_and_then_broken_off_is_not_looked_at_again(tmp_path, corpus_file, call):
+    undisturbed, before, after = Looks(), Looks(), Looks()
+    fit(tmp_path / "whole", corpus_file, [undisturbed])
+    fit(tmp_path, corpus_file, [before, At("on_validation_end", call, fail)])
+    fit(tmp_path, corpus_file, [after], ckpt_path=tmp_path / "last.ckpt")
+    assert len(undisturbed.steps) == 2
+    assert before.steps + after.steps == undisturbed.steps
