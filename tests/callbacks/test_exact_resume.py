@@ -287,3 +287,25 @@ def test_a_validation_that_was_looked_at_and_then_broken_off_is_not_looked_at_ag
     fit(tmp_path, corpus_file, [after], ckpt_path=tmp_path / "last.ckpt")
     assert len(undisturbed.steps) == 2
     assert before.steps + after.steps == undisturbed.steps
+
+
+class FailingScan(DepthScan):
+    """Fails when it has looked at a step."""
+
+    def __init__(self, step: int | None = None) -> None:
+        super().__init__(2)
+        self.step = step
+
+    def look(self, trainer, pl_module, step):
+        super().look(trainer, pl_module, step)
+        if step == self.step:
+            fail()
+
+
+def test_a_scan_that_fails_is_made_again_and_counts_once(tmp_path, corpus_file):
+    whole, failing, resumed = FailingScan(), FailingScan(4), FailingScan()
+    fit(tmp_path / "whole", corpus_file, [whole])
+    fit(tmp_path, corpus_file, [failing])
+    assert failing.history
+    fit(tmp_path, corpus_file, [resumed], ckpt_path=tmp_path / "last.ckpt")
+    assert str(resumed.history) == str(whole.history)
