@@ -8,7 +8,7 @@ BIN := .venv/bin
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
-train: .venv/installed ## set up the environment and train the default configuration (about two minutes on two CPU cores)
+train: .venv/installed ## set up the environment and train the default configuration (a few minutes on two CPU cores)
 	$(BIN)/python train.py
 
 test: .venv/installed-dev ## set up the environment and run the tests (about six minutes on two CPU cores)
