@@ -29,10 +29,14 @@ def main() -> None:
     # Imported after parsing, so that --help and a mistyped option answer at once.
     from gpt_lightning.checkpoint import load_checkpoint
     from gpt_lightning.device import choose_device
+    from gpt_lightning.errors import UserError
+    from gpt_lightning.faults import bad_weights
     from gpt_lightning.text import generate_text
 
     device = choose_device(args.device)
     loaded = load_checkpoint(args.checkpoint)
+    if found := bad_weights(loaded.model):
+        raise UserError(f"{args.checkpoint} has a weight that is not finite: {found}.")
     pieces = generate_text(
         loaded.model.to(device), loaded.encoding, args.prompt, args.tokens, args.temperature, args.top_k, args.seed
     )

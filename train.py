@@ -32,7 +32,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 import callbacks
 from callbacks.lost_process import lost_a_process
 from gpt_lightning import audit, precision, runs
-from gpt_lightning.checkpoint import DamagedCheckpoint, check_same_network, read_checkpoint
+from gpt_lightning.checkpoint import DamagedCheckpoint, check_same_network, check_training_state, read_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.cli_errors import clear_errors, usage_error
 from gpt_lightning.data.datamodule import TextDataModule
@@ -91,6 +91,12 @@ class GPTCLI(LightningCLI):
         """Settle what depends on several settings: the checkpoint, the run directory, the precision, the context."""
         config = self.config[self.subcommand]
         experiment_dir = Path(config.runs_dir) / config.experiment
+        if (
+            "\0" in str(experiment_dir)
+            or ".." in Path(config.experiment).parts
+            or Path(config.experiment).is_absolute()
+        ):
+            raise UserError(f"experiment is {config.experiment!r} but must be the name of a directory under runs_dir.")
         # The checkpoint and the precision stay out of the configuration, which is saved beside the run: who takes that
         # as theirs wants neither the resume nor the hardware of this run.
         self.run_dir, self.checkpoint, self.resume_step = runs.new_run(experiment_dir), None, None
@@ -109,9 +115,7 @@ class GPTCLI(LightningCLI):
                 f"data.context_length ({config.data.context_length}) is longer than the network's context "
                 f"(model.gpt.context_length {gpt.context_length})."
             )
-        for name in ("accumulate_grad_batches", "log_every_n_steps"):
-            if config.trainer[name] is not None and config.trainer[name] < 1:
-                raise UserError(f"trainer.{name} must be at least 1.")
+        check_intervals(config.trainer)
         on_gpu = precision.uses_gpu(config.trainer.accelerator)
         if on_gpu:
             torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it, for what autocast leaves in float32
@@ -130,6 +134,8 @@ class GPTCLI(LightningCLI):
             self.checkpoint = runs.last_run(experiment_dir) / runs.BEST if path == "best" else Path(path)
             content = read_checkpoint(self.checkpoint)
         check_same_network(content, gpt, self.checkpoint)
+        if self.subcommand == "fit":
+            check_training_state(content, self.checkpoint)
         self.resume_step = content["global_step"]
         self.run_dir = runs.run_of(self.checkpoint) or self.run_dir
 
@@ -226,6 +232,11 @@ class GPTCLI(LightningCLI):
         except Exception as error:
             if subcommand == "fit" and self.trainer.global_step:
                 say(f"Ended by an error after {self.how_to_go_on()}")
+            if self.trainer._checkpoint_connector._loaded_checkpoint and not isinstance(error, UserError):
+                problem = f"{type(error).__name__}: {error}"
+                raise UserError(
+                    f"{self.checkpoint} can't be gone on from: not all in it is as train.py wrote it ({problem})."
+                ) from error
             if lost_a_process(error):  # callbacks.LostProcess has said so
                 raise SystemExit(1) from None
             if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # TensorBoard's
@@ -236,8 +247,9 @@ class GPTCLI(LightningCLI):
 
     def how_to_go_on(self) -> str:
         """How many steps were made, how many are kept, and the command to resume."""
-        made, last = self.trainer.global_step, self.run_dir / runs.LAST
-        if not last.is_file():
+        made, kept = self.trainer.global_step, [self.run_dir / name for name in (runs.LAST, runs.PREVIOUS)]
+        last = next((path for path in kept if path.is_file()), None)
+        if last is None:
             return f"{made:,} optimiser steps, of which none was saved."
         kept = read_checkpoint(last)["global_step"]
         saved = "all saved" if kept == made else f"of which {kept:,} are saved"
@@ -259,6 +271,19 @@ class GPTCLI(LightningCLI):
         return shlex.join(["python", "train.py", *given, "--ckpt_path", "last", *longer])
 
 
+def check_intervals(trainer: Namespace) -> None:
+    """Raise UserError for what Lightning would divide by, or count to."""
+    for name in ("accumulate_grad_batches", "log_every_n_steps", "check_val_every_n_epoch"):
+        if trainer[name] is not None and not 1 <= trainer[name] < 2**53:
+            raise UserError(f"trainer.{name} is {trainer[name]} but must be at least 1.")
+    if isinstance(trainer.val_check_interval, int | float) and not trainer.val_check_interval > 0:
+        raise UserError(f"trainer.val_check_interval is {trainer.val_check_interval} but must be above 0.")
+    if (trainer.num_sanity_val_steps or 0) < -1:
+        raise UserError(
+            f"trainer.num_sanity_val_steps is {trainer.num_sanity_val_steps} but must be at least -1 (all)."
+        )
+
+
 def newest_whole(run: Path) -> tuple[Path, dict[str, Any]]:
     """The last checkpoint of a run, or the one before it if that is damaged, and its content.
 
@@ -266,6 +291,8 @@ def newest_whole(run: Path) -> tuple[Path, dict[str, Any]]:
         UserError: neither can be used.
     """
     last, previous = run / runs.LAST, run / runs.PREVIOUS
+    if last.exists() and not last.is_file():
+        raise UserError(f"{last} is no file, so that nothing could be saved there: move it away.")
     try:
         return last, read_checkpoint(last)
     except UserError as error:

@@ -30,12 +30,14 @@ class ExactResume(Checkpoint):
         self._validated_after = -1  # the batch (counted over epochs) after which the last validation ended
         self._validation_due = False
         self._updating = False
+        self._epoch = 0  # of the last batch
         self._start: int | None = None  # batches before the optimiser step under way
 
     # ---- saving
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Before the first batch of an optimiser step: note where it is, to go back to it."""
+        """Note which epoch this is; before the first batch of an optimiser step, where it is, to go back to it."""
+        self._epoch = trainer.current_epoch
         progress = trainer.fit_loop.epoch_loop.batch_progress
         if progress.current.completed % trainer.accumulate_grad_batches == 0:
             self._start = progress.total.completed
@@ -50,7 +52,7 @@ class ExactResume(Checkpoint):
         if trainer.state.fn == TrainerFn.FITTING and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0:
             checkpoint[VALIDATION_DUE] = self._is_validation_due(trainer)
             accumulating = trainer.fit_loop._should_accumulate()
-            as_after_a_batch(checkpoint["loops"]["fit_loop"], trainer.global_step, accumulating)
+            as_after_a_batch(checkpoint["loops"]["fit_loop"], self._epoch, trainer.global_step, accumulating)
 
     def _is_validation_due(self, trainer: L.Trainer) -> bool:
         loop = trainer.fit_loop.epoch_loop
@@ -60,7 +62,8 @@ class ExactResume(Checkpoint):
     # ---- resuming
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember whether a validation is due."""
+        """Remember whether a validation is due, and the epoch."""
+        self._epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         self._validation_due = checkpoint.get(VALIDATION_DUE, False)
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -111,14 +114,16 @@ class ExactResume(Checkpoint):
             setattr(progress.total, stage, total)
             setattr(progress.current, stage, current)
         progress.is_last_batch = False
+        self._epoch = trainer.current_epoch  # which may have begun with the batch that failed
         return True
 
 
-def as_after_a_batch(fit_loop: dict[str, Any], global_step: int, accumulating: bool) -> None:
+def as_after_a_batch(fit_loop: dict[str, Any], epoch: int, global_step: int, accumulating: bool) -> None:
     """Rewrite a fit loop's state as `on_train_batch_end` of its last whole batch has it.
 
     Args:
         fit_loop: `checkpoint["loops"]["fit_loop"]`, changed in place.
+        epoch: Of that batch, from 0. Lightning's count of those begun falls behind in a run that went on from an end.
         global_step: Optimiser steps taken.
         accumulating: Whether that batch was not the last of an optimiser step.
     """
@@ -129,7 +134,7 @@ def as_after_a_batch(fit_loop: dict[str, Any], global_step: int, accumulating: b
         counters["completed"] = counters["processed"] - 1  # Lightning counts it when it resumes
     epochs: Counters = fit_loop["epoch_progress"]
     for counters in (epochs["total"], epochs["current"]):
-        counters["ready"] = counters["started"]
-        counters["processed"] = counters["completed"] = counters["started"] - 1  # inside the epoch
+        counters["ready"] = counters["started"] = epoch + 1
+        counters["processed"] = counters["completed"] = epoch  # inside the epoch
     # TensorBoard's axis; Lightning counts the last step when it resumes.
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = global_step - (not accumulating)

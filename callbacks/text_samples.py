@@ -1,9 +1,12 @@
 """Text that the network writes, to TensorBoard's text tab, at validation."""
 
+import math
+
 import lightning as L
 import tiktoken
 
 from callbacks.when import TensorBoardCallback
+from gpt_lightning.errors import UserError
 from gpt_lightning.model import GPT
 from gpt_lightning.text import generate_text
 
@@ -22,6 +25,8 @@ class TextSamples(TensorBoardCallback):
         self, prompt: str = "\n", max_new_tokens: int = 200, temperature: float = 0.8, every_n_validations: int = 1
     ) -> None:
         super().__init__(every_n_validations)
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"text_samples.temperature is {temperature} but must be 0 or more.")
         self.prompt, self.max_new_tokens, self.temperature = prompt, max_new_tokens, temperature
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -77,8 +77,10 @@ def beside(checkpoint: Path, end: int) -> list[str]:
     config = None if run is None else run / "config.yaml"
     if config is None or not config.is_file():
         return []
-    max_steps = yaml.safe_load(config.read_text())["trainer"]["max_steps"]
-    longer = ["--trainer.max_steps", str(end)] if 0 < max_steps < end else []
+    limits = yaml.safe_load(config.read_text())["trainer"]
+    longer = ["--trainer.max_time", "null"]
+    if 0 < limits["max_steps"] < end or limits["max_epochs"] is not None:
+        longer += ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(end)]
     return ["--config", str(config), *longer]
 
 
@@ -107,9 +109,9 @@ def train(directory: Path, checkpoint: Path | None, options: list[str], stop_at:
             bar.update(now - seen)
             seen = now
         errors.seek(0)
-        lines = errors.read().splitlines() or ["it said nothing"]
+        said = [line.removeprefix("error: ") for line in errors.read().splitlines() if line.startswith("error: ")]
     if not last.is_file() or read_checkpoint(last)["global_step"] != stop_at:
-        raise UserError(f"The run to audit did not reach step {stop_at:,}: {lines[-1].removeprefix('error: ')}")
+        raise UserError(f"The run to audit did not reach step {stop_at:,}: {(said or ['it ended before'])[-1]}")
 
 
 def batches(trail: Path) -> int:

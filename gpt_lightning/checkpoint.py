@@ -8,6 +8,7 @@ from typing import Any
 
 import tiktoken
 import torch
+from packaging.version import Version
 from torch import Tensor
 from tqdm import tqdm
 
@@ -59,9 +60,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is not a complete checkpoint (truncated or damaged); use an earlier one."
         ) from error
     try:
-        saved_config(checkpoint)
-        checkpoint[DATA_KEY]["tokenizer"]
-    except (TypeError, KeyError, ValueError) as error:
+        check_structure(checkpoint)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not a checkpoint that this project's train.py wrote.") from error
     return checkpoint
 
@@ -84,6 +84,41 @@ def check_content(path: Path) -> None:
                         bar.update(len(block))
 
 
+def check_structure(checkpoint: dict[str, Any]) -> None:
+    """Raise TypeError, KeyError, AttributeError or ValueError unless what every reader needs is there, of its type."""
+    saved_config(checkpoint)
+    step, weights, data = checkpoint["global_step"], checkpoint["state_dict"], checkpoint[DATA_KEY]
+    sequences, scans = data.get("validation_sequences"), scans_in(checkpoint)
+    as_written = {
+        "tokenizer": isinstance(data["tokenizer"], dict),
+        "global_step": isinstance(step, int) and 0 <= step < 2**53,
+        "state_dict": all(
+            isinstance(name, str) and isinstance(values, Tensor) and values.is_floating_point()
+            for name, values in weights.items()
+        ),
+        "validation_sequences": sequences is None
+        or (isinstance(sequences, Tensor) and sequences.dim() == 2 and not sequences.is_floating_point()),
+        "version": Version(checkpoint["pytorch-lightning_version"]) >= Version("2"),
+        "scans": all(isinstance(scan["step"], int) for scan in scans),
+    }
+    if not all(as_written.values()):
+        raise ValueError(str(as_written))
+
+
+def check_training_state(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raise UserError unless a run can go on from a checkpoint; Lightning would begin anew where a part is missing."""
+    needed = {"optimizer_states", "lr_schedulers", "loops"}
+    places = {"state_dict", "epoch_progress", "epoch_loop.state_dict", "epoch_loop.batch_progress"}
+    loops = checkpoint.get("loops")
+    if not needed <= checkpoint.keys() or not isinstance(loops, dict) or not places <= set(loops.get("fit_loop", ())):
+        raise UserError(f"{path} does not say where its run was: no run can go on from it.")
+
+
+def scans_in(checkpoint: dict[str, Any]) -> list[dict]:
+    """Records of the depth scans so far, oldest first."""
+    return checkpoint.get("callbacks", {}).get("DepthScan", {}).get("history", [])
+
+
 def saved_config(checkpoint: dict[str, Any]) -> GPTConfig:
     """Sizes and options of the network in a checkpoint."""
     return GPTConfig(**checkpoint["hyper_parameters"]["gpt"])
@@ -96,36 +131,40 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         UserError: as `read_checkpoint`, or when the weights don't fit the sizes that the checkpoint states.
     """
     checkpoint = read_checkpoint(path)
-    weights = {
-        name.removeprefix(NETWORK_PREFIX): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(NETWORK_PREFIX)
-    }
-    config = saved_config(checkpoint)
-    try:
-        check_sizes(weights, config)  # before memory for the sizes is asked for
-        model = GPT(config)
-        model.load_state_dict(weights)
-    except (RuntimeError, MemoryError) as error:
-        raise UserError(f"The weights in {path} don't fit the network sizes stated beside them.") from error
+    check_weights(checkpoint, path)  # before memory for the sizes is asked for
+    model = GPT(saved_config(checkpoint))
+    model.load_state_dict(network_weights(checkpoint))
     data = checkpoint[DATA_KEY]
     sequences = data.get("validation_sequences")
-    scans = checkpoint.get("callbacks", {}).get("DepthScan", {}).get("history", [])
+    try:
+        encoding = tokenizer_from_state(data["tokenizer"])
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"The tokenizer in {path} is none: {error}.") from error
     return LoadedCheckpoint(
         model=model.eval(),
-        encoding=tokenizer_from_state(data["tokenizer"]),
+        encoding=encoding,
         step=checkpoint["global_step"],
         validation_sequences=None if sequences is None else sequences.long(),
-        scans=[scan for scan in scans if scan["step"] < checkpoint["global_step"]],
+        scans=[scan for scan in scans_in(checkpoint) if scan["step"] < checkpoint["global_step"]],
     )
 
 
-def check_sizes(weights: dict[str, Tensor], config: GPTConfig) -> None:
-    """Raise RuntimeError unless these are the weights of a network of that config."""
-    if f"blocks.{config.n_layer - 1}.mlp.down.weight" not in weights:
-        raise RuntimeError("another number of layers")
-    with torch.device("meta"):
-        GPT(config).load_state_dict(weights, assign=True)
+def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights by their names in the network."""
+    weights = checkpoint["state_dict"].items()
+    return {name.removeprefix(NETWORK_PREFIX): w for name, w in weights if name.startswith(NETWORK_PREFIX)}
+
+
+def check_weights(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raise UserError unless the weights are those of a network of the sizes that are stated beside them."""
+    weights, config = network_weights(checkpoint), saved_config(checkpoint)
+    try:
+        if f"blocks.{config.n_layer - 1}.mlp.down.weight" not in weights:
+            raise RuntimeError("another number of layers")
+        with torch.device("meta"):
+            GPT(config).load_state_dict(weights, assign=True)
+    except (RuntimeError, MemoryError) as error:
+        raise UserError(f"The weights in {path} don't fit the network sizes stated beside them.") from error
 
 
 def check_same_network(checkpoint: dict[str, Any], config: GPTConfig, path: str | Path) -> None:
@@ -141,3 +180,4 @@ def check_same_network(checkpoint: dict[str, Any], config: GPTConfig, path: str 
             f"{path} holds another network than the configuration: it has {', '.join(differences)}. Give the "
             "configuration it was trained with (config.yaml in its run directory) with --config."
         )
+    check_weights(checkpoint, path)

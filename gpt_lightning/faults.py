@@ -7,7 +7,7 @@ Knows the network's layers; nothing of Lightning, optimisers or ranks.
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from functools import partial
 from typing import Any, NamedTuple
@@ -110,7 +110,12 @@ def bad_tensors(named: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
 
 def bad_weights(gpt: nn.Module) -> str | None:
     """Where weights are not finite; None if all are finite."""
-    bad = bad_tensors(list(gpt.named_parameters()))
+    return bad_values(gpt.named_parameters())
+
+
+def bad_values(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Which of some tensors are not finite; None if all are finite."""
+    bad = bad_tensors(list(named))
     if not bad:
         return None
     name, values = bad[0]

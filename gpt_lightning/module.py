@@ -22,7 +22,17 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, SumMetric
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.faults import NO_FAULT, NO_WAY_ON, Fault, Kind, StepWatch, bad_output, bad_weights, nonfinite
+from gpt_lightning.faults import (
+    NO_FAULT,
+    NO_WAY_ON,
+    Fault,
+    Kind,
+    StepWatch,
+    bad_output,
+    bad_values,
+    bad_weights,
+    nonfinite,
+)
 from gpt_lightning.loss import IGNORED, next_token_loss
 from gpt_lightning.model import GPT, Block, GPTConfig
 from gpt_lightning.optim import adamw, warmup_cosine
@@ -54,8 +64,8 @@ def check_options(
     """Raise UserError naming every option that is out of range."""
     allowed = {
         "learning_rate must be above 0": 0 < learning_rate < math.inf,
-        "warmup_steps must be 0 or more": warmup_steps >= 0,
-        "decay_steps must be 1 or more": decay_steps is None or decay_steps >= 1,
+        "warmup_steps must be 0 or more": 0 <= warmup_steps < 2**53,
+        "decay_steps must be 1 or more": decay_steps is None or 1 <= decay_steps < 2**53,
         "final_learning_rate_fraction must be between 0 and 1": 0 <= final_learning_rate_fraction <= 1,
         "weight_decay must be 0 or more": 0 <= weight_decay < math.inf,
         "beta1 must be at least 0 and below 1": 0 <= beta1 < 1,
@@ -196,9 +206,17 @@ class GPTModule(L.LightningModule):
         self.apply_options()
 
     def apply_options(self) -> None:
-        """Put learning rate, decay and betas into the optimiser, whose state from a checkpoint brought its own."""
+        """Put learning rate, decay and betas into the optimiser, whose state from a checkpoint brought its own.
+
+        Raises:
+            UserError: that state is not this network's.
+        """
         h, scheduler = self.hparams, self.lr_schedulers()
         groups = scheduler.optimizer.param_groups
+        for parameter, state in scheduler.optimizer.state.items():
+            # PyTorch does not look, and would write beyond the end of what is too small.
+            if any(isinstance(v, Tensor) and v.dim() and v.shape != parameter.shape for v in state.values()):
+                raise UserError("The optimiser state in the checkpoint does not fit its weights.")
         scheduler.base_lrs = [h.learning_rate for _ in groups]
         for group, weight_decay, multiplier in zip(groups, (h.weight_decay, 0.0), scheduler.lr_lambdas, strict=True):
             group["initial_lr"] = h.learning_rate
@@ -424,7 +442,13 @@ class GPTModule(L.LightningModule):
             checkpoint["unstepped_losses"] = [mean(loss.clone()).cpu() for loss, _, _ in self.window]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the seed, what is known of earlier steps and the gradients of an unfinished accumulation window."""
+        """Take up the seed, what is known of earlier steps and the gradients of an unfinished accumulation window.
+
+        Raises:
+            UserError: a weight is not finite.
+        """
+        if found := bad_values(checkpoint["state_dict"].items()):
+            raise UserError(f"A weight of the checkpoint is not finite: {found}. {NO_WAY_ON}")
         self.seed = checkpoint.get("seed", self.seed)
         self.unstepped_gradients = checkpoint.get("unstepped_gradients")
         self.unstepped_losses = checkpoint.get("unstepped_losses")

@@ -12,7 +12,10 @@ LAST = "runs/audit/version_0/checkpoints/last.ckpt"
 
 
 def test_a_run_is_audited_from_its_checkpoint_alone(main, tmp_path, corpus_file):
-    status, _, err = main("train.py", "fit", *TINY, "--trainer.max_steps=10", f"--data.corpus={corpus_file}")
+    # Limited by epochs and time, of which the audit has to make more.
+    limits = ["--trainer.max_steps=-1", "--trainer.max_epochs=1", "--trainer.limit_train_batches=20"]
+    limits += ["--trainer.max_time=00:00:05:00"]
+    status, _, err = main("train.py", "fit", *TINY, *limits, f"--data.corpus={corpus_file}")
     assert status == 0, err
     before = sorted(tmp_path.rglob("*"))
     last = "runs/default/version_0/checkpoints/last.ckpt"
@@ -36,6 +39,8 @@ def two_runs(tmp_path):
         content = {
             "hyper_parameters": {"gpt": {}},
             "TextDataModule": {"tokenizer": {}},
+            "global_step": 10,
+            "pytorch-lightning_version": "2.6.6",
             "state_dict": {"weight": torch.ones(3)},
             "optimizer_states": [{"state": {0: {"step": torch.tensor(3.0)}}}],
         }

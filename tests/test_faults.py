@@ -330,3 +330,72 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, corpus_file):
     assert process.returncode == 128 + signal.SIGINT
     assert "Interrupted after 15 optimiser steps, of which 10 are saved. Go on with" in out
     assert "Traceback" not in err
+
+
+TAMPERED = {
+    "no step": lambda c: c.pop("global_step"),
+    "a step in words": lambda c: c.update(global_step="x"),
+    "a huge step": lambda c: c.update(global_step=10**30),
+    "no weights": lambda c: c.pop("state_dict"),
+    "a list of weights": lambda c: c.update(state_dict=[1]),
+    "a weight by number": lambda c: c["state_dict"].update({5: torch.zeros(1)}),
+    "a weight in words": lambda c: c["state_dict"].update({"model.norm.weight": "x"}),
+    "a weight of whole numbers": lambda c: c["state_dict"].update(
+        {"model.norm.weight": torch.ones(16, dtype=torch.int8)}
+    ),
+    "a weight of another size": lambda c: c["state_dict"].update({"model.norm.weight": torch.ones(3)}),
+    "no version": lambda c: c.pop("pytorch-lightning_version"),
+    "no such version": lambda c: c.update({"pytorch-lightning_version": "banana"}),
+    "a tokenizer of nothing": lambda c: c["TextDataModule"].update(tokenizer={}),
+    "sequences in words": lambda c: c["TextDataModule"].update(validation_sequences="x"),
+    "one sequence": lambda c: c["TextDataModule"].update(validation_sequences=torch.zeros(5, dtype=torch.long)),
+    "no scans": lambda c: c["callbacks"]["DepthScan"].update(history=[{"step": 1}, 5]),
+}
+TAMPERED_TRAINING = {
+    "no optimiser": lambda c: c.pop("optimizer_states"),
+    "no schedule": lambda c: c.pop("lr_schedulers"),
+    "no place": lambda c: c.pop("loops"),
+    "another place": lambda c: c.update(loops={"fit_loop": {"a": 1}}),
+    "fewer groups": lambda c: c["optimizer_states"][0]["param_groups"].pop(),
+    "a moment of another size": lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(3)),
+    "a weight that is NaN": lambda c: c["state_dict"]["model.norm.weight"].fill_(float("nan")),
+}
+
+
+@pytest.mark.parametrize("how", [*TAMPERED, *TAMPERED_TRAINING])
+def test_what_is_whole_but_not_as_written_is_one_sentence(copied, main, how):
+    last = copied / runs.LAST
+    content = torch.load(last, weights_only=True)
+    (TAMPERED | TAMPERED_TRAINING)[how](content)
+    torch.save(content, last)
+    torch.save(content, copied / runs.PREVIOUS)
+    calls = [("train.py", "fit", *TINY, "--trainer.max_steps=50", "--ckpt_path=last")]
+    if how in TAMPERED:
+        calls += [(script, f"--checkpoint={last}") for script in ("generate.py", "analyze.py")]
+    for call in calls:
+        status, _, err = main(*call)
+        lines = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert status == 1, call
+        assert len(lines) == 1, err
+
+
+def test_generate_refuses_weights_that_are_not_finite(finished, tmp_path, main):
+    content = torch.load(finished / RUN / runs.LAST, weights_only=True)
+    content["state_dict"]["model.norm.weight"][3] = float("inf")
+    torch.save(content, tmp_path / "bad.ckpt")
+    status, _, err = main("generate.py", f"--checkpoint={tmp_path / 'bad.ckpt'}")
+    assert status == 1
+    assert err.splitlines()[-1] == (
+        f"error: {tmp_path / 'bad.ckpt'} has a weight that is not finite: norm.weight (the final norm) has 1 inf among "
+        "its 16 values."
+    )
+
+
+def test_a_directory_in_place_of_the_last_checkpoint_is_refused_at_once(copied, main):
+    last = copied / runs.LAST
+    last.unlink()
+    last.mkdir()
+    status, out, err = main("train.py", "fit", *TINY, "--ckpt_path=last")
+    assert status == 1
+    assert "last.ckpt is no file, so that nothing could be saved there" in err
+    assert "run " not in out

@@ -136,6 +136,18 @@ def test_a_finished_run_can_be_extended_exactly(tmp_path, corpus_file, steps):
     assert_identical(run(tmp_path, corpus_file, 4, ckpt_path=tmp_path / "short/last.ckpt", seed=99), whole)
 
 
+@pytest.mark.parametrize(("first", "second"), [(3, 5), (4, 5), (4, 8), (4, 6), (5, 8)])
+def test_a_run_can_be_extended_twice(tmp_path, corpus_file, first, second):
+    whole = run(tmp_path, corpus_file, 4)
+    ckpt_path = None
+    for steps in (first, second):
+        last = LastCheckpoint(every_n_train_steps=1000)
+        last.dirpath = str(tmp_path / f"until {steps}")
+        run(tmp_path, corpus_file, 4, max_steps=steps, ckpt_path=ckpt_path, extra=[last])
+        ckpt_path = tmp_path / f"until {steps}/last.ckpt"
+    assert_identical(run(tmp_path, corpus_file, 4, ckpt_path=ckpt_path, seed=99), whole)
+
+
 @pytest.mark.parametrize("batch", [4, 6, 7, 13, 20, 27])
 def test_a_run_that_a_time_limit_stopped_goes_on_exactly(tmp_path, corpus_file, batch):
     """The time may be up inside an epoch (of 14 batches) and inside an accumulation window (of 4)."""
