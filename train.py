@@ -9,6 +9,7 @@
 `python train.py fit --help` lists every option; `--print_config` shows the whole configuration.
 """
 
+import errno
 import logging
 import shlex
 import signal
@@ -30,6 +31,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import callbacks
+from callbacks.exact_resume import VALIDATION_DUE
 from callbacks.lost_process import lost_a_process
 from gpt_lightning import audit, precision, runs
 from gpt_lightning.checkpoint import DamagedCheckpoint, check_same_network, check_training_state, read_checkpoint
@@ -44,6 +46,7 @@ from gpt_lightning.module import GPTModule
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
 SUBCOMMANDS = ("fit", "validate", "test")
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class Parser(LightningArgumentParser):
@@ -91,15 +94,14 @@ class GPTCLI(LightningCLI):
         """Settle what depends on several settings: the checkpoint, the run directory, the precision, the context."""
         config = self.config[self.subcommand]
         experiment_dir = Path(config.runs_dir) / config.experiment
-        if (
-            "\0" in str(experiment_dir)
-            or ".." in Path(config.experiment).parts
-            or Path(config.experiment).is_absolute()
-        ):
+        if not is_text(str(experiment_dir)):
+            raise UserError("runs_dir and experiment must be UTF-8, without NUL.")
+        if ".." in Path(config.experiment).parts or Path(config.experiment).is_absolute():
             raise UserError(f"experiment is {config.experiment!r} but must be the name of a directory under runs_dir.")
         # The checkpoint and the precision stay out of the configuration, which is saved beside the run: who takes that
         # as theirs wants neither the resume nor the hardware of this run.
-        self.run_dir, self.checkpoint, self.resume_step = runs.new_run(experiment_dir), None, None
+        self.run_dir, self.checkpoint = runs.new_run(experiment_dir), None
+        self.resume_step, self.purge_step = None, None
         try:
             gpt = GPTConfig(**vars(config.model.gpt))
         except ValueError as error:
@@ -115,7 +117,7 @@ class GPTCLI(LightningCLI):
                 f"data.context_length ({config.data.context_length}) is longer than the network's context "
                 f"(model.gpt.context_length {gpt.context_length})."
             )
-        check_intervals(config.trainer)
+        check_numbers(config.trainer)
         on_gpu = precision.uses_gpu(config.trainer.accelerator)
         if on_gpu:
             torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it, for what autocast leaves in float32
@@ -136,7 +138,10 @@ class GPTCLI(LightningCLI):
         check_same_network(content, gpt, self.checkpoint)
         if self.subcommand == "fit":
             check_training_state(content, self.checkpoint)
-        self.resume_step = content["global_step"]
+        # What was logged from here on is to be made again. A validation inside an accumulation window, which is done,
+        # stands where the next step will.
+        validated = "unstepped_gradients" in content and not content.get(VALIDATION_DUE)
+        self.resume_step, self.purge_step = content["global_step"], content["global_step"] + validated
         self.run_dir = runs.run_of(self.checkpoint) or self.run_dir
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -152,7 +157,7 @@ class GPTCLI(LightningCLI):
                 self.run_dir = runs.make_run(self.run_dir.parent)
             self.lock = runs.lock(self.run_dir)
         extra = [callbacks.GracefulStop(), callbacks.LostProcess(), callbacks.Throughput(), callbacks.HyperParameters()]
-        extra += [callbacks.ExactResume(), callbacks.BestCheckpoint()]
+        extra.append(callbacks.BestCheckpoint())
         if config.max_time is not None:
             extra.append(callbacks.TimeLimit(config.max_time))
             kwargs["max_time"] = None
@@ -162,13 +167,13 @@ class GPTCLI(LightningCLI):
             kwargs["logger"] = self.tensorboard_logger() if self.subcommand == "fit" else False
         if config.default_root_dir is None:
             kwargs["default_root_dir"] = str(self.run_dir)
-        kwargs["callbacks"] = [*(config.callbacks or []), *extra]
+        kwargs["callbacks"] = [callbacks.ExactResume(), *(config.callbacks or []), *extra]
         plugins = config.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         kwargs["precision"] = self.precision
         try:
             return super().instantiate_trainer(**kwargs)
-        except (ValueError, TypeError) as error:  # Lightning's words for an option that can't be
+        except (ValueError, TypeError, ImportError) as error:  # Lightning's words for an option that can't be
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     def tensorboard_logger(self) -> TensorBoardLogger:
@@ -178,7 +183,7 @@ class GPTCLI(LightningCLI):
             name=self.run_dir.parent.name,
             version=self.run_dir.name,
             default_hp_metric=False,
-            purge_step=self.resume_step,
+            purge_step=self.purge_step,
         )
 
     def before_fit(self) -> None:
@@ -239,7 +244,7 @@ class GPTCLI(LightningCLI):
                 ) from error
             if lost_a_process(error):  # callbacks.LostProcess has said so
                 raise SystemExit(1) from None
-            if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # TensorBoard's
+            if isinstance(error, OSError) and error.errno in DISK_FULL and error.filename is None:  # TensorBoard's
                 raise UserError(f"{self.run_dir} could not be written ({error.strerror}): make room for it.") from error
             raise
         finally:
@@ -268,16 +273,26 @@ class GPTCLI(LightningCLI):
             del given[at : at + 2]
         done = 0 < self.trainer.max_steps <= self.trainer.global_step
         longer = ["--trainer.max_steps", str(2 * self.trainer.max_steps)] if done else []
+        epochs = self.trainer.max_epochs or -1
+        if 0 < epochs <= self.trainer.current_epoch:
+            longer += ["--trainer.max_epochs", str(2 * epochs)]
         return shlex.join(["python", "train.py", *given, "--ckpt_path", "last", *longer])
 
 
-def check_intervals(trainer: Namespace) -> None:
-    """Raise UserError for what Lightning would divide by, or count to."""
+def is_text(name: str) -> bool:
+    """Whether a name is UTF-8 without NUL: anything else that a shell hands over comes as surrogates."""
+    return "\0" not in name and not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def check_numbers(trainer: Namespace) -> None:
+    """Raise UserError for what Lightning would divide by, or count to, or silently leave out."""
     for name in ("accumulate_grad_batches", "log_every_n_steps", "check_val_every_n_epoch"):
         if trainer[name] is not None and not 1 <= trainer[name] < 2**53:
             raise UserError(f"trainer.{name} is {trainer[name]} but must be at least 1.")
     if isinstance(trainer.val_check_interval, int | float) and not trainer.val_check_interval > 0:
         raise UserError(f"trainer.val_check_interval is {trainer.val_check_interval} but must be above 0.")
+    if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val >= 0:
+        raise UserError(f"trainer.gradient_clip_val is {trainer.gradient_clip_val} but must be 0 (never) or more.")
     if (trainer.num_sanity_val_steps or 0) < -1:
         raise UserError(
             f"trainer.num_sanity_val_steps is {trainer.num_sanity_val_steps} but must be at least -1 (all)."

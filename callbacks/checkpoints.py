@@ -1,5 +1,6 @@
 """A run's checkpoints, `last.ckpt` to resume from and `best.ckpt` to use: Lightning's ModelCheckpoint, twice."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -74,3 +75,13 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the best, also of a run that was moved or is named by another path, of which Lightning would forget
+        what it has and replace it by the next that comes."""
+        best = Path(self.dirpath) / Path(state_dict["best_model_path"]).name
+        if state_dict["best_model_path"] and best.is_file():
+            score = state_dict["best_model_score"]
+            paths = {name: str(best) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+            state_dict |= paths | {"dirpath": self.dirpath, "best_k_models": {str(best): score}}
+        super().load_state_dict(state_dict)

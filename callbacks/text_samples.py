@@ -25,6 +25,8 @@ class TextSamples(TensorBoardCallback):
         self, prompt: str = "\n", max_new_tokens: int = 200, temperature: float = 0.8, every_n_validations: int = 1
     ) -> None:
         super().__init__(every_n_validations)
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise UserError("text_samples.prompt holds bytes that are no UTF-8, which the run's files can't hold.")
         if not 0 <= temperature < math.inf:
             raise UserError(f"text_samples.temperature is {temperature} but must be 0 or more.")
         self.prompt, self.max_new_tokens, self.temperature = prompt, max_new_tokens, temperature

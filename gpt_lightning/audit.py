@@ -77,9 +77,14 @@ def beside(checkpoint: Path, end: int) -> list[str]:
     config = None if run is None else run / "config.yaml"
     if config is None or not config.is_file():
         return []
-    limits = yaml.safe_load(config.read_text())["trainer"]
+    try:
+        limits = yaml.safe_load(config.read_text())["trainer"]
+        more = 0 < limits["max_steps"] < end or limits["max_epochs"] is not None
+    except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{config} is not the configuration of a run ({type(error).__name__}: {problem}).") from error
     longer = ["--trainer.max_time", "null"]
-    if 0 < limits["max_steps"] < end or limits["max_epochs"] is not None:
+    if more:
         longer += ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(end)]
     return ["--config", str(config), *longer]
 

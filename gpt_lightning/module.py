@@ -153,6 +153,8 @@ class GPTModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Take from the datamodule how many bytes each token stands for; remember the run's seed."""
         self.window = []
+        # Lightning does so only after loading a checkpoint's weights, which loses digits of double precision.
+        self.trainer.precision_plugin.convert_module(self)
         lengths = getattr(self.trainer.datamodule, "token_byte_lengths", None)
         if lengths is not None:
             self.token_byte_lengths = lengths.to(self.device)

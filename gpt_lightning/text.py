@@ -62,5 +62,9 @@ def generate_text(
     for token_B in generate(
         gpt, prompt_BT, room if max_new_tokens is None else max_new_tokens, temperature, top_k, generator
     ):
-        yield decoder.decode(encoding.decode_single_token_bytes(int(token_B)))
+        try:
+            piece = encoding.decode_single_token_bytes(int(token_B))
+        except KeyError:  # an id that no token has; an untrained network may write it
+            piece = b""
+        yield decoder.decode(piece)
     yield decoder.decode(b"", final=True)

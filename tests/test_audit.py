@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from gpt_lightning.audit import compare
+from gpt_lightning.audit import beside, compare
+from gpt_lightning.errors import UserError
 from tests.command_line import TINY, run
 
 LAST = "runs/audit/version_0/checkpoints/last.ckpt"
@@ -74,6 +75,16 @@ def test_differences_in_weights_and_optimiser_are_measured(two_runs):
     content["optimizer_states"][0]["state"][0]["step"] += 1
     torch.save(content, two_runs[1] / LAST)
     assert compare(*two_runs) == ["weights by up to 0.25", "optimiser state by up to 1"]
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"a: [", b"", b"[]", b"trainer:\n  max_steps: x\n  max_epochs: 1"])
+def test_a_damaged_configuration_beside_the_checkpoint_is_one_sentence(tmp_path, content):
+    checkpoint = tmp_path / "runs/default/version_0/checkpoints/last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    (tmp_path / "runs/default/version_0/config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.yaml is not the configuration of a run"):
+        beside(checkpoint, 10)
 
 
 def test_bad_arguments_are_one_line(main):

@@ -349,6 +349,10 @@ TAMPERED = {
     "a tokenizer of nothing": lambda c: c["TextDataModule"].update(tokenizer={}),
     "sequences in words": lambda c: c["TextDataModule"].update(validation_sequences="x"),
     "one sequence": lambda c: c["TextDataModule"].update(validation_sequences=torch.zeros(5, dtype=torch.long)),
+    "a weight that repeats itself": lambda c: c["state_dict"].update({"model.norm.weight": torch.ones(1).expand(16)}),
+    "sequences that repeat themselves": lambda c: c["TextDataModule"].update(
+        validation_sequences=torch.zeros(1, 1, dtype=torch.long).expand(2**40, 32)
+    ),
     "no scans": lambda c: c["callbacks"]["DepthScan"].update(history=[{"step": 1}, 5]),
 }
 TAMPERED_TRAINING = {

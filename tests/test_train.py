@@ -151,6 +151,10 @@ def test_resuming_with_nothing_to_resume_says_so(tmp_path, corpus_file):
         (["--trainer.num_sanity_val_steps=-9"], "num_sanity_val_steps is -9 but must be at least -1"),
         ([f"--model.decay_steps={10**400}"], "decay_steps must be 1 or more"),
         (["--experiment=../../x"], "must be the name of a directory under runs_dir"),
+        (["--experiment=a\udcff"], "must be UTF-8"),
+        (["--runs_dir=a\0b"], "must be UTF-8, without NUL"),
+        (["--text_samples.prompt=caf\udce9"], "no UTF-8"),
+        (["--trainer.gradient_clip_val=-1"], "gradient_clip_val is -1 but must be 0 (never) or more"),
         (["--experiment=/x"], "must be the name of a directory under runs_dir"),
         (["--text_samples.temperature=-1"], "text_samples.temperature is -1.0 but must be 0 or more"),
         (["--depth_scan.n_sequences=0"], "n_sequences is 0"),
@@ -343,3 +347,18 @@ def test_overfit_one_batch_drives_the_loss_down(main, corpus_file):
     curve = [loss for _, loss in scalars(Path("runs/debug-overfit/version_0"))["train/loss"]]
     assert curve[0] > 3
     assert curve[-1] < 0.5
+
+
+def test_a_validation_inside_an_accumulation_window_stays_in_the_curves(main, corpus_file, tmp_path):
+    args = [
+        *TINY,
+        "--trainer.val_check_interval=15",
+        "--depth_scan.every_n_validations=0",
+        f"--data.corpus={corpus_file}",
+    ]
+    args += ["--attention_heatmaps.every_n_validations=0", "--text_samples.every_n_validations=0"]
+    for more in (["--trainer.max_steps=24"], ["--trainer.max_steps=30", "--ckpt_path=best"]):
+        status, _, err = main("train.py", "fit", *args, *more)
+        assert status == 0, err
+    # Batches 15, 30, 45 and 60 of two to a step; the axis counts steps from 0.
+    assert [step for step, _ in scalars(tmp_path / "runs/default/version_0")["val/loss"]] == [7, 14, 22, 29]

@@ -78,7 +78,7 @@ def open_token_files(directory: Path) -> dict[str, np.memmap]:
     again = f"delete the directory {directory} and start again, which tokenises the corpus anew"
     try:
         index = json.loads((directory / INDEX).read_text())
-        dtype, splits = _DTYPES[index["dtype"]], index["splits"]
+        dtype, splits, _ = _DTYPES[index["dtype"]], index["splits"], index["corpus"]
         arrays = {}
         for split in SPLITS:
             path, expected = directory / f"{split}.bin", splits[split]["tokens"] * dtype.itemsize

@@ -4,10 +4,12 @@ import gc
 
 import lightning as L
 import pytest
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 import callbacks
+from callbacks.checkpoints import BestCheckpoint
 from callbacks.when import TensorBoardCallback
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.interpret.figures import entropy_frame, matrix_frame
@@ -79,3 +81,23 @@ def test_the_scan_keeps_no_figure_but_its_frames(tiny_config, corpus_file, tmp_p
     gc.collect()
     alive = sum(issubclass(type(thing), Figure) for thing in gc.get_objects())
     assert 0 < alive == sum(frame.cache_info().currsize for frame in frames) <= 8 + 1 + 4
+
+
+def test_the_best_checkpoint_of_a_run_that_was_moved_is_remembered(tmp_path):
+    def best(directory):
+        callback = BestCheckpoint()
+        callback.dirpath = str(directory)
+        return callback
+
+    old, moved = tmp_path / "old", tmp_path / "moved"
+    first = best(old)
+    first.best_model_path = first.kth_best_model_path = str(old / "best.ckpt")
+    first.best_model_score = first.kth_value = torch.tensor(1.5)
+    first.best_k_models = {first.best_model_path: first.best_model_score}
+    moved.mkdir()
+    (moved / "best.ckpt").touch()
+    second = best(moved)
+    second.load_state_dict(first.state_dict())
+    assert second.best_model_score == second.kth_value == 1.5
+    assert second.best_k_models == {str(moved / "best.ckpt"): 1.5}
+    assert second.kth_best_model_path == second.best_model_path == str(moved / "best.ckpt")
