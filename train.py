@@ -206,7 +206,11 @@ class GPTCLI(LightningCLI):
             return
         samples = self._get(self.config_init, "text_samples")
         text = callbacks.sample(self.model.model, self.datamodule.encoding, samples.prompt, 200, samples.temperature)
-        reason = " by the time limit" if self.out_of_time() else ""
+        reason = (
+            " by the time limit"
+            if any(callback.is_up for callback in self.trainer.callbacks if isinstance(callback, callbacks.TimeLimit))
+            else ""
+        )
         scan = next(callback for callback in self.trainer.callbacks if isinstance(callback, callbacks.DepthScan))
         if scan.stopped_by is not None:
             reason = " by an alarm of the depth scan"
@@ -225,6 +229,9 @@ class GPTCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except (callbacks.Stopped, SIGTERMException) as stop:
+            if isinstance(stop, callbacks.Stopped) and stop.signal is None:  # no fault, but an end like any other
+                self.after_fit()
+                return
             say(f"{str(stop) or 'Stopped by SIGTERM'} after {self.how_to_go_on()}")
             # Lightning kills rank zero when another ends with anything but 0.
             number = stop.signal if isinstance(stop, callbacks.Stopped) else signal.SIGTERM
@@ -259,11 +266,6 @@ class GPTCLI(LightningCLI):
         kept = read_checkpoint(last)["global_step"]
         saved = "all saved" if kept == made else f"of which {kept:,} are saved"
         return f"{made:,} optimiser steps, {saved}. Go on with  {self.resume_command()}"
-
-    def out_of_time(self) -> bool:
-        """Whether the time limit ended training."""
-        limits = [c for c in self.trainer.callbacks if isinstance(c, callbacks.TimeLimit)]
-        return any(limit.time_remaining() <= 0 for limit in limits)
 
     def resume_command(self) -> str:
         """This call again, going on from the last checkpoint, and for twice as long if it came to its end."""

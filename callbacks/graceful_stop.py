@@ -10,15 +10,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class Stopped(Exception):
-    """Training was asked to end by a signal; raised on every rank between two optimiser steps.
+    """Training was asked to end, by a signal or by something else; raised on every rank between two optimiser steps.
 
     Attributes:
-        signal: The signal.
+        signal: The signal, if it was one.
     """
 
-    def __init__(self, number: int) -> None:
-        self.signal = signal.Signals(number)
-        super().__init__(f"Stopped by {'Ctrl-C' if number == signal.SIGINT else self.signal.name}")
+    def __init__(self, by: signal.Signals | str) -> None:
+        self.signal = by if isinstance(by, signal.Signals) else None
+        name = by if self.signal is None else "Ctrl-C" if by == signal.SIGINT else by.name
+        super().__init__(f"Stopped by {name}")
 
 
 class GracefulStop(L.Callback):
@@ -58,7 +59,7 @@ class GracefulStop(L.Callback):
 
     def _stop(self, trainer: L.Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(bool(self._received), all=False):
-            raise Stopped(self._received or signal.SIGTERM)
+            raise Stopped(signal.Signals(self._received or signal.SIGTERM))
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """Give the signals back."""

@@ -33,7 +33,7 @@ class SeenBatches(L.Callback):
 
 
 class StopAt(L.Callback):
-    """Stop after a batch, as a time limit does."""
+    """Stop after a batch, as early stopping does."""
 
     def __init__(self, batch: int):
         self.batch = batch
@@ -149,8 +149,8 @@ def test_a_run_can_be_extended_twice(tmp_path, corpus_file, first, second):
 
 
 @pytest.mark.parametrize("batch", [4, 6, 7, 13, 20, 27])
-def test_a_run_that_a_time_limit_stopped_goes_on_exactly(tmp_path, corpus_file, batch):
-    """The time may be up inside an epoch (of 14 batches) and inside an accumulation window (of 4)."""
+def test_a_run_that_was_stopped_early_goes_on_exactly(tmp_path, corpus_file, batch):
+    """That may be inside an epoch (of 14 batches) and inside an accumulation window (of 4)."""
     whole = run(tmp_path, corpus_file, 4)
     last = LastCheckpoint()
     last.dirpath = str(tmp_path / "stopped")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import Logger
 
-from callbacks import DepthScan, ExactResume, GracefulStop, LastCheckpoint, Stopped
+from callbacks import DepthScan, ExactResume, GracefulStop, LastCheckpoint, Stopped, TimeLimit
 from callbacks.when import ValidationCallback
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.model import GPTConfig
@@ -196,6 +196,18 @@ def test_a_signal_ends_training_between_two_steps_and_loses_nothing(
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == step
     assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), whole, step)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("batch", [1, 8, 9, 10, 11, 12, 21])
+def test_a_time_limit_ends_training_as_a_signal_does(tmp_path, corpus_file, whole, batch):
+    limit = TimeLimit("01:00:00:00")
+    stopped = fit(
+        tmp_path, corpus_file, [At("on_train_batch_end", batch, lambda: setattr(limit, "_duration", 0)), limit]
+    )
+    step = stopped.global_step
+    assert batch // 2 <= step <= batch // 2 + 1
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == step
+    assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), whole, step)
 
 
 @pytest.mark.parametrize("interval", [5, BATCHES])
