@@ -8,7 +8,7 @@ from typing import Any
 
 import tiktoken
 import torch
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
@@ -99,7 +99,6 @@ def check_structure(checkpoint: dict[str, Any]) -> None:
         ),
         "validation_sequences": sequences is None
         or (isinstance(sequences, Tensor) and sequences.dim() == 2 and not sequences.is_floating_point()),
-        "version": Version(checkpoint["pytorch-lightning_version"]) >= Version("2"),
         "scans": all(isinstance(scan["step"], int) for scan in scans),
     }
     tensors = [leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor)]
@@ -114,7 +113,12 @@ def check_training_state(checkpoint: dict[str, Any], path: str | Path) -> None:
     needed = {"optimizer_states", "lr_schedulers", "loops"}
     places = {"state_dict", "epoch_progress", "epoch_loop.state_dict", "epoch_loop.batch_progress"}
     loops = checkpoint.get("loops")
-    if not needed <= checkpoint.keys() or not isinstance(loops, dict) or not places <= set(loops.get("fit_loop", ())):
+    is_there = needed <= checkpoint.keys() and isinstance(loops, dict) and places <= set(loops.get("fit_loop", ()))
+    try:
+        Version(checkpoint.get("pytorch-lightning_version"))
+    except (InvalidVersion, TypeError):
+        is_there = False
+    if not is_there:
         raise UserError(f"{path} does not say where its run was: no run can go on from it.")
 
 

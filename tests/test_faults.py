@@ -344,8 +344,6 @@ TAMPERED = {
         {"model.norm.weight": torch.ones(16, dtype=torch.int8)}
     ),
     "a weight of another size": lambda c: c["state_dict"].update({"model.norm.weight": torch.ones(3)}),
-    "no version": lambda c: c.pop("pytorch-lightning_version"),
-    "no such version": lambda c: c.update({"pytorch-lightning_version": "banana"}),
     "a tokenizer of nothing": lambda c: c["TextDataModule"].update(tokenizer={}),
     "sequences in words": lambda c: c["TextDataModule"].update(validation_sequences="x"),
     "one sequence": lambda c: c["TextDataModule"].update(validation_sequences=torch.zeros(5, dtype=torch.long)),
@@ -356,6 +354,8 @@ TAMPERED = {
     "no scans": lambda c: c["callbacks"]["DepthScan"].update(history=[{"step": 1}, 5]),
 }
 TAMPERED_TRAINING = {
+    "no version": lambda c: c.pop("pytorch-lightning_version"),
+    "no such version": lambda c: c.update({"pytorch-lightning_version": "banana"}),
     "no optimiser": lambda c: c.pop("optimizer_states"),
     "no schedule": lambda c: c.pop("lr_schedulers"),
     "no place": lambda c: c.pop("loops"),
