@@ -15,7 +15,7 @@ import torch
 from gpt_lightning.device import choose_device
 from gpt_lightning.loss import next_token_loss
 from gpt_lightning.model import GPT, GPTConfig
-from gpt_lightning.optim import adamw
+from gpt_lightning.optim import build_optimizer, parameter_groups
 from gpt_lightning.precision import cpu_has_bf16
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -37,7 +37,10 @@ def main() -> None:
     config = GPTConfig(args.n_layer, args.n_head, args.d_model, args.context, args.vocab)
     tokens = torch.randint(args.vocab, (args.batch, args.context + 1), device=device)
     networks = {name: GPT(config).to(device) for name in precisions}
-    optimisers = {name: adamw(gpt, 1e-4, (0.9, 0.95), 0.1, fused=True) for name, gpt in networks.items()}
+    optimisers = {
+        name: build_optimizer(parameter_groups(gpt, 1e-4, (0.9, 0.95), 0.1), fused=True)
+        for name, gpt in networks.items()
+    }
     seconds = {name: [] for name in precisions}
     for step in range(args.steps + 1):
         for name in precisions:

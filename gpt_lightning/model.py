@@ -17,6 +17,8 @@ from torch.nn.attention.bias import causal_lower_right
 
 from gpt_lightning.kv_cache import KVCache, LayerCache
 
+CHOICES = {"position": ("learned", "rope"), "norm": ("layer", "rms"), "activation": ("gelu", "relu_squared")}
+
 
 @dataclass
 class GPTConfig:
@@ -32,6 +34,12 @@ class GPTConfig:
         bias: Whether linear layers and layer norms have a bias, as in GPT-2.
         tie_weights: Whether the head shares the token embedding's matrix, as in GPT-2.
         position: "learned" adds a trained vector per position, as in GPT-2; "rope" rotates queries and keys instead.
+        norm: "layer" norm, as in GPT-2, or "rms", which neither centres nor shifts (Zhang & Sennrich 2019).
+        qk_norm: Whether queries and keys are RMS-normalised before positions, so that attention logits cannot grow
+            (Dehghani et al. 2023, here without trained scales; logits are at most √(d_model / n_head)).
+        activation: The MLP's: "gelu", as in GPT-2, or "relu_squared" (So et al. 2021).
+        zero_init: Whether the projections that write to the residual stream begin at 0, so that every block begins as
+            the identity (as in Yang et al. 2022), rather than as in GPT-2.
     """
 
     n_layer: int = 12
@@ -43,6 +51,10 @@ class GPTConfig:
     bias: bool = True
     tie_weights: bool = True
     position: Literal["learned", "rope"] = "learned"
+    norm: Literal["layer", "rms"] = "layer"
+    qk_norm: bool = False
+    activation: Literal["gelu", "relu_squared"] = "gelu"
+    zero_init: bool = False
 
     def __post_init__(self) -> None:
         """Report every impossible field at once (ValueError)."""
@@ -57,8 +69,9 @@ class GPTConfig:
             problems.append(f"rope needs an even head width, but d_model / n_head is {self.d_model // self.n_head}")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout is {self.dropout} but must be at least 0 and below 1")
-        if self.position not in ("learned", "rope"):
-            problems.append(f"position is {self.position!r} but must be 'learned' or 'rope'")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                problems.append(f"{name} is {getattr(self, name)!r} but must be {' or '.join(map(repr, allowed))}")
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -103,6 +116,13 @@ class RotaryPositions(nn.Module):
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).type_as(x_BHTD)
 
 
+def normalisation(config: GPTConfig) -> nn.Module:
+    """The norm that a block's sublayers and the head read through."""
+    if config.norm == "rms":
+        return nn.RMSNorm(config.d_model, eps=1e-6)
+    return nn.LayerNorm(config.d_model, bias=config.bias)
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention: project to Q, K, V, mix the values, project back."""
 
@@ -112,6 +132,7 @@ class CausalSelfAttention(nn.Module):
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.bias)
         head_width = config.d_model // config.n_head
         self.rotary = RotaryPositions(head_width, config.context_length) if config.position == "rope" else None
+        self.qk_norm = nn.RMSNorm(head_width, eps=1e-6, elementwise_affine=False) if config.qk_norm else None
         self.attend = Attend(config.dropout)
         self.output = nn.Linear(config.d_model, config.d_model, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
@@ -120,6 +141,8 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x_BTC.shape
         qkv = self.qkv(x_BTC).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.qk_norm is not None:
+            q, k = self.qk_norm(q), self.qk_norm(k)
         if self.rotary is not None:
             start = 0 if cache is None else cache.length
             q, k = self.rotary(q, start), self.rotary(k, start)
@@ -129,17 +152,25 @@ class CausalSelfAttention(nn.Module):
         return self.dropout(self.output(mixed_BTC))
 
 
+class ReLUSquared(nn.Module):
+    """max(x, 0)² (So et al. 2021, "Primer")."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
 class MLP(nn.Module):
-    """Widen four times, GELU (the tanh form, as in GPT-2), narrow again."""
+    """Widen four times, GELU (the tanh form, as in GPT-2) or squared ReLU, narrow again."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.up = nn.Linear(config.d_model, 4 * config.d_model, bias=config.bias)
+        self.activation = ReLUSquared() if config.activation == "relu_squared" else nn.GELU(approximate="tanh")
         self.down = nn.Linear(4 * config.d_model, config.d_model, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        return self.dropout(self.down(F.gelu(self.up(x_BTC), approximate="tanh")))
+        return self.dropout(self.down(self.activation(self.up(x_BTC))))
 
 
 class Block(nn.Module):
@@ -147,9 +178,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.d_model, bias=config.bias)
+        self.norm1 = normalisation(config)
         self.attention = CausalSelfAttention(config)
-        self.norm2 = nn.LayerNorm(config.d_model, bias=config.bias)
+        self.norm2 = normalisation(config)
         self.mlp = MLP(config)
 
     def forward(self, x_BTC: Tensor, cache: LayerCache | None = None) -> Tensor:
@@ -173,7 +204,7 @@ class GPT(nn.Module):
         self.position_embedding = nn.Embedding(config.context_length, config.d_model) if learned else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = nn.LayerNorm(config.d_model, bias=config.bias)
+        self.norm = normalisation(config)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.initialise()
         if config.tie_weights:
@@ -190,7 +221,7 @@ class GPT(nn.Module):
                 nn.init.zeros_(module.bias)
         for block in self.blocks:
             for projection in (block.attention.output, block.mlp.down):
-                projection.weight.div_(math.sqrt(2 * self.config.n_layer))
+                projection.weight.mul_(0 if self.config.zero_init else 1 / math.sqrt(2 * self.config.n_layer))
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens_BT` (B, T) int64.

@@ -35,7 +35,7 @@ from gpt_lightning.faults import (
 )
 from gpt_lightning.loss import IGNORED, next_token_loss
 from gpt_lightning.model import GPT, Block, GPTConfig
-from gpt_lightning.optim import adamw, warmup_cosine
+from gpt_lightning.optim import SCHEDULES, build_optimizer, parameter_groups
 from gpt_lightning.sharding import number_as_network, reshard, shard, share_as, whole
 
 Batch = tuple[Tensor, Tensor]  # inputs and targets, (B, T) int64 each; targets of -100 do not count
@@ -53,6 +53,9 @@ def completed_logged_step(trainer: L.Trainer) -> bool:
 
 def check_options(
     learning_rate: float,
+    muon_learning_rate: float,
+    muon_momentum: float,
+    embedding_learning_rate: float | None,
     warmup_steps: int,
     decay_steps: int | None,
     final_learning_rate_fraction: float,
@@ -64,6 +67,10 @@ def check_options(
     """Raise UserError naming every option that is out of range."""
     allowed = {
         "learning_rate must be above 0": 0 < learning_rate < math.inf,
+        "muon_learning_rate must be above 0": 0 < muon_learning_rate < math.inf,
+        "muon_momentum must be at least 0 and below 1": 0 <= muon_momentum < 1,
+        "embedding_learning_rate must be above 0": embedding_learning_rate is None
+        or 0 < embedding_learning_rate < math.inf,
         "warmup_steps must be 0 or more": 0 <= warmup_steps < 2**53,
         "decay_steps must be 1 or more": decay_steps is None or 1 <= decay_steps < 2**53,
         "final_learning_rate_fraction must be between 0 and 1": 0 <= final_learning_rate_fraction <= 1,
@@ -82,11 +89,16 @@ class GPTModule(L.LightningModule):
 
     Args:
         gpt: Sizes and options of the network.
+        optimizer: "adamw", or "muon", which takes the matrices in the blocks and leaves the rest to AdamW.
         learning_rate: Peak learning rate of AdamW.
+        muon_learning_rate: Peak learning rate of Muon.
+        muon_momentum: Muon's decay rate of the gradient's running mean.
+        embedding_learning_rate: With Muon, AdamW's peak learning rate of embeddings; null means `learning_rate`.
+        schedule: How learning rates fall after the warm-up: a half "cosine", or "linear" in the second half of the run.
         warmup_steps: Optimiser steps of linear warm-up.
-        decay_steps: Optimiser step at which the cosine reaches its end; null means the last step of the run.
-        final_learning_rate_fraction: Learning rate at the end of the cosine, as a share of the peak.
-        weight_decay: AdamW's decay of matrices; biases and norms never decay.
+        decay_steps: Optimiser step at which the schedule reaches its end; null means the last step of the run.
+        final_learning_rate_fraction: Learning rates at the end of the schedule, as a share of their peaks.
+        weight_decay: Decay of matrices; biases and norms never decay.
         beta1: AdamW's decay rate of the gradient's running mean.
         beta2: AdamW's decay rate of the squared gradient's running mean.
         compile: Compile the training step with torch.compile.
@@ -102,7 +114,12 @@ class GPTModule(L.LightningModule):
     def __init__(
         self,
         gpt: GPTConfig,
+        optimizer: Literal["adamw", "muon"] = "adamw",
         learning_rate: float = 6e-4,
+        muon_learning_rate: float = 0.02,
+        muon_momentum: float = 0.95,
+        embedding_learning_rate: float | None = None,
+        schedule: Literal["cosine", "linear"] = "cosine",
         warmup_steps: int = 100,
         decay_steps: int | None = None,
         final_learning_rate_fraction: float = 0.1,
@@ -118,6 +135,9 @@ class GPTModule(L.LightningModule):
         super().__init__()
         check_options(
             learning_rate,
+            muon_learning_rate,
+            muon_momentum,
+            embedding_learning_rate,
             warmup_steps,
             decay_steps,
             final_learning_rate_fraction,
@@ -172,18 +192,26 @@ class GPTModule(L.LightningModule):
         return self._trainer is not None and isinstance(self.trainer.strategy, ModelParallelStrategy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with decay on matrices only; warm-up and cosine per optimiser step."""
+        """The optimiser of the options; its schedule moves at every optimiser step."""
         h = self.hparams
+        if h.optimizer == "muon" and self.shared:
+            raise UserError("Muon needs whole matrices, of which FSDP leaves each process a share: use DDP, or adamw.")
         # A fused optimiser unscales fp16 gradients inside its step, too late to look at them or clip them.
         fused = self.scaler is None
-        optimizer = adamw(self.model, h.learning_rate, (h.beta1, h.beta2), h.weight_decay, fused)
+        optimizer = build_optimizer(self.parameter_groups(), fused)
         if fused:
             # Lightning refuses to clip with any optimiser that could unscale, also in bf16 where nothing is scaled.
             optimizer._step_supports_amp_scaling = False
         decay_steps = h.decay_steps or self.total_optimizer_steps()
-        multiplier = warmup_cosine(h.warmup_steps, decay_steps, h.final_learning_rate_fraction)
+        multiplier = SCHEDULES[h.schedule](h.warmup_steps, decay_steps, h.final_learning_rate_fraction)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters and what the options say of them."""
+        h = self.hparams
+        muon = (h.muon_learning_rate, h.embedding_learning_rate, h.muon_momentum) if h.optimizer == "muon" else ()
+        return parameter_groups(self.model, h.learning_rate, (h.beta1, h.beta2), h.weight_decay, *muon)
 
     def total_optimizer_steps(self) -> int:
         """Optimiser steps of the whole run. Not `trainer.estimated_stepping_batches`: that sets the loaders up again
@@ -208,22 +236,21 @@ class GPTModule(L.LightningModule):
         self.apply_options()
 
     def apply_options(self) -> None:
-        """Put learning rate, decay and betas into the optimiser, whose state from a checkpoint brought its own.
+        """Put learning rates, decay and betas into the optimiser, whose state from a checkpoint brought its own.
 
         Raises:
             UserError: that state is not this network's.
         """
-        h, scheduler = self.hparams, self.lr_schedulers()
-        groups = scheduler.optimizer.param_groups
+        scheduler, groups = self.lr_schedulers(), self.parameter_groups()
         for parameter, state in scheduler.optimizer.state.items():
             # PyTorch does not look, and would write beyond the end of what is too small.
             if any(isinstance(v, Tensor) and v.dim() and v.shape != parameter.shape for v in state.values()):
                 raise UserError("The optimiser state in the checkpoint does not fit its weights.")
-        scheduler.base_lrs = [h.learning_rate for _ in groups]
-        for group, weight_decay, multiplier in zip(groups, (h.weight_decay, 0.0), scheduler.lr_lambdas, strict=True):
-            group["initial_lr"] = h.learning_rate
-            group["lr"] = h.learning_rate * multiplier(scheduler.last_epoch)
-            group["betas"], group["weight_decay"] = (h.beta1, h.beta2), weight_decay
+        scheduler.base_lrs = [group["lr"] for group in groups]
+        for group, options in zip(scheduler.optimizer.param_groups, groups, strict=True):
+            multiplier = scheduler.lr_lambdas[0](scheduler.last_epoch)
+            group |= {name: value for name, value in options.items() if name != "params"}
+            group |= {"initial_lr": options["lr"], "lr": options["lr"] * multiplier}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed this batch's dropout, and take up an unfinished accumulation window."""
@@ -447,11 +474,14 @@ class GPTModule(L.LightningModule):
         """Take up the seed, what is known of earlier steps and the gradients of an unfinished accumulation window.
 
         Raises:
-            UserError: a weight is not finite.
+            UserError: a weight is not finite, or the checkpoint is of another optimiser.
         """
         # Under FSDP Lightning has taken them out by now; there the first step finds what is not finite.
         if found := bad_values(checkpoint.get("state_dict", {}).items()):
             raise UserError(f"A weight of the checkpoint is not finite: {found}. {NO_WAY_ON}")
+        optimizer = checkpoint["hyper_parameters"].get("optimizer", "adamw")
+        if optimizer != self.hparams.optimizer and self.trainer.state.fn == TrainerFn.FITTING:
+            raise UserError(f"The checkpoint is of --model.optimizer {optimizer}, from which no other can go on.")
         self.seed = checkpoint.get("seed", self.seed)
         self.unstepped_gradients = checkpoint.get("unstepped_gradients")
         self.unstepped_losses = checkpoint.get("unstepped_losses")

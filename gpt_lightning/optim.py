@@ -2,25 +2,64 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-import torch
 from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from gpt_lightning.muon import Muon
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups for AdamW: matrices (embeddings included) decay; vectors (biases, norms) don't."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+def parameter_groups(
+    network: nn.Module,
+    learning_rate: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    muon_learning_rate: float | None = None,
+    embedding_learning_rate: float | None = None,
+    muon_momentum: float = 0.95,
+) -> list[dict[str, Any]]:
+    """Parameters by what the optimiser does with them, with its settings. Vectors (biases, norms) never decay.
+
+    For AdamW alone: matrices, embeddings included; vectors. With a `muon_learning_rate`: the matrices in the blocks,
+    for Muon; embeddings; other matrices; vectors. `embedding_learning_rate` is `learning_rate` if None.
+    """
+    matrices = [p for p in network.parameters() if p.dim() >= 2]
+    vectors = [p for p in network.parameters() if p.dim() < 2]
+    adamw = {"lr": learning_rate, "betas": betas, "weight_decay": weight_decay}
+    groups = [adamw | {"params": matrices}]
+    if muon_learning_rate is not None:
+        hidden = {id(p) for p in network.blocks.parameters()}
+        embedding = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
+        embedding_lr = learning_rate if embedding_learning_rate is None else embedding_learning_rate
+        muon = {"lr": muon_learning_rate, "momentum": muon_momentum, "weight_decay": weight_decay}
+        groups = [
+            muon | {"params": [p for p in matrices if id(p) in hidden]},
+            adamw | {"params": [p for p in matrices if id(p) in embedding], "lr": embedding_lr},
+            adamw | {"params": [p for p in matrices if id(p) not in hidden | embedding]},
+        ]
+    groups.append(adamw | {"params": vectors, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
 
 
-def adamw(
-    network: nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float, fused: bool
-) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; `fused` updates all parameters in one kernel."""
-    return torch.optim.AdamW(parameter_groups(network, weight_decay), lr=learning_rate, betas=betas, fused=fused)
+def build_optimizer(groups: list[dict[str, Any]], fused: bool) -> Optimizer:
+    """AdamW, or Muon if any of the `parameter_groups` is for it; `fused`: AdamW takes all parameters in one kernel."""
+    if any("momentum" in group for group in groups):
+        return Muon(groups, fused)
+    return AdamW(groups, fused=fused)
+
+
+def warmup_linear(warmup_steps: int, decay_steps: int, final_fraction: float) -> Callable[[int], float]:
+    """Multiplier of the learning rate at an optimiser step: linear from 1/warmup_steps to 1, where it stays for half of
+    `decay_steps`; then linear down to `final_fraction`, where it stays (Hägele et al. 2024)."""
+
+    def multiplier(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min(1.0, max(0.0, 2 * step / decay_steps - 1))  # of the second half
+        return 1 - (1 - final_fraction) * progress
+
+    return multiplier
 
 
 def warmup_cosine(warmup_steps: int, decay_steps: int, final_fraction: float) -> Callable[[int], float]:
@@ -34,3 +73,6 @@ def warmup_cosine(warmup_steps: int, decay_steps: int, final_fraction: float) ->
         return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return multiplier
+
+
+SCHEDULES = {"cosine": warmup_cosine, "linear": warmup_linear}

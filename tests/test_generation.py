@@ -9,12 +9,13 @@ from gpt_lightning.generation import generate, sample
 from gpt_lightning.kv_cache import KVCache
 from gpt_lightning.model import GPT, GPTConfig
 from gpt_lightning.text import generate_text
+from tests.networks import VARIANTS
 
 
-@pytest.fixture(params=["learned", "rope"])
+@pytest.fixture(params=VARIANTS)
 def gpt(request) -> GPT:
     torch.manual_seed(0)
-    config = GPTConfig(n_layer=3, n_head=4, d_model=32, context_length=32, vocab_size=256, position=request.param)
+    config = GPTConfig(n_layer=3, n_head=4, d_model=32, context_length=32, vocab_size=256, **VARIANTS[request.param])
     model = GPT(config).eval().double()  # so that rounding hides nothing
     with torch.no_grad():  # sharp enough that wrong positions or masks change the logits visibly
         for parameter in model.parameters():

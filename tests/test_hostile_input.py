@@ -45,8 +45,17 @@ OPTIONS = [
     "model.gpt.dropout",
     "model.gpt.bias",
     "model.gpt.position",
+    "model.gpt.norm",
+    "model.gpt.qk_norm",
+    "model.gpt.activation",
+    "model.gpt.zero_init",
     "model.gpt.tie_weights",
+    "model.optimizer",
     "model.learning_rate",
+    "model.muon_learning_rate",
+    "model.muon_momentum",
+    "model.embedding_learning_rate",
+    "model.schedule",
     "model.warmup_steps",
     "model.decay_steps",
     "model.final_learning_rate_fraction",
@@ -171,6 +180,10 @@ def test_any_file_given_as_configuration_works_or_is_one_sentence(main, content)
             "vocab_size": st.integers(-2, 40),
             "dropout": st.floats() | st.floats(-0.1, 1.1),
             "position": st.sampled_from(["learned", "rope", "alibi", ""]),
+            "norm": st.sampled_from(["layer", "rms", "batch"]),
+            "qk_norm": st.booleans(),
+            "activation": st.sampled_from(["gelu", "relu_squared", "tanh"]),
+            "zero_init": st.booleans(),
             "tie_weights": st.booleans(),
             "bias": st.booleans(),
         },
@@ -192,6 +205,9 @@ def test_a_network_is_refused_by_its_config_or_it_works(options):
 @examples(300)
 @given(
     learning_rate=st.floats(),
+    muon_learning_rate=st.floats(),
+    muon_momentum=st.floats() | st.floats(0, 1),
+    embedding_learning_rate=st.none() | st.floats(),
     warmup_steps=st.integers(-2, 2),
     decay_steps=st.none() | st.integers(-2, 2),
     final_learning_rate_fraction=st.floats() | st.floats(-0.1, 1.1),
@@ -202,6 +218,9 @@ def test_a_network_is_refused_by_its_config_or_it_works(options):
 def test_the_optimiser_takes_only_numbers_it_can_use(**options):
     in_range = (
         0 < options["learning_rate"] < math.inf
+        and 0 < options["muon_learning_rate"] < math.inf
+        and 0 <= options["muon_momentum"] < 1
+        and (options["embedding_learning_rate"] is None or 0 < options["embedding_learning_rate"] < math.inf)
         and options["warmup_steps"] >= 0
         and (options["decay_steps"] is None or options["decay_steps"] >= 1)
         and 0 <= options["final_learning_rate_fraction"] <= 1

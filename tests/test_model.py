@@ -1,12 +1,15 @@
 """The network against known sizes, its own definition, and GPT-2 as `transformers` implements it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3Config, Qwen3RotaryEmbedding
 
 from gpt_lightning.model import GPT, GPTConfig
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
+from tests.networks import VARIANTS
 
 
 @pytest.mark.parametrize(("tied", "parameters"), [(True, 124_439_808), (False, 163_037_184)])
@@ -22,10 +25,9 @@ def test_logits_equal_those_of_transformers():
     torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("position", ["learned", "rope"])
-def test_no_token_sees_a_later_one(tiny_config, position):
-    tiny_config.position = position
-    gpt = GPT(tiny_config).eval()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_token_sees_a_later_one(tiny_config, variant):
+    gpt = GPT(replace(tiny_config, **VARIANTS[variant])).eval()
     tokens = torch.randint(256, (1, 16))
     changed = tokens.clone()
     changed[0, 9] = (changed[0, 9] + 1) % 256
@@ -86,6 +88,54 @@ def test_rope_matches_the_rotation_of_complex_numbers(tiny_config):
     angles = torch.outer(torch.arange(16), frequencies)
     rotated = torch.complex(x[..., :4], x[..., 4:]) * torch.exp(1j * angles)
     torch.testing.assert_close(rotary(x, start=0), torch.cat([rotated.real, rotated.imag], dim=-1))
+
+
+def test_normalised_queries_and_keys_are_those_of_qwen3():
+    """Norm per head, before positions; the projections of ours are one matrix."""
+    options = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
+    config = Qwen3Config(**options, num_hidden_layers=1, rope_theta=10_000.0, rms_norm_eps=1e-6)
+    config._attn_implementation = "eager"
+    theirs = Qwen3Attention(config, layer_idx=0)
+    ours = GPT(GPTConfig(1, 4, 32, 16, vocab_size=8, bias=False, position="rope", qk_norm=True)).blocks[0].attention
+    x = torch.randn(2, 16, 32)
+    with torch.no_grad():
+        ours.qkv.weight.normal_()  # so large that attention without a norm would look at one token
+        for projection, weight in zip(
+            (theirs.q_proj, theirs.k_proj, theirs.v_proj), ours.qkv.weight.chunk(3), strict=True
+        ):
+            projection.weight.copy_(weight)
+        theirs.o_proj.weight.copy_(ours.output.weight)
+    positions = Qwen3RotaryEmbedding(config)(x, torch.arange(16)[None])
+    mask = torch.full((16, 16), -torch.inf).triu(1)[None, None]
+    torch.testing.assert_close(ours(x), theirs(x, positions, mask)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_normalised_queries_and_keys_bound_the_logits(tiny_config):
+    seen = []
+    gpt = GPT(replace(tiny_config, qk_norm=True, position="rope"))
+    gpt.blocks[0].attention.attend.register_forward_hook(lambda module, inputs, output: seen.append(inputs))
+    with torch.no_grad():
+        gpt.blocks[0].attention.qkv.weight.mul_(1000)
+        gpt(torch.randint(256, (1, 16)))
+    q, k, _ = seen[0]
+    assert (q @ k.mT).abs().max() / math.sqrt(8) < math.sqrt(8) + 1e-4
+
+
+def test_squared_relu_and_rms_norm_at_known_inputs(tiny_config):
+    block = GPT(replace(tiny_config, activation="relu_squared", norm="rms")).blocks[0]
+    torch.testing.assert_close(
+        block.mlp.activation(torch.tensor([-2.0, 0.0, 0.5, 3.0])), torch.tensor([0, 0, 0.25, 9.0])
+    )
+    x = torch.full((1, 1, 16), 3.0)
+    x[..., ::2] = -3.0
+    torch.testing.assert_close(block.norm1(x + 100), (x + 100) / (x + 100).square().mean().sqrt())  # not centred
+    assert [name for name, _ in block.norm1.named_parameters()] == ["weight"]
+
+
+def test_blocks_that_begin_at_zero_begin_as_the_identity(tiny_config):
+    gpt = GPT(replace(tiny_config, zero_init=True))
+    x = torch.randn(1, 16, 16)
+    assert torch.equal(gpt.blocks[0](x), x)
 
 
 def test_dropout_acts_in_training_only(tiny_config):

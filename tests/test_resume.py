@@ -10,9 +10,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks import ExactResume, LastCheckpoint
 from gpt_lightning.data.datamodule import TextDataModule
+from gpt_lightning.errors import UserError
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
 from gpt_lightning.optim import warmup_cosine
+from tests.networks import VARIANTS
 
 STEPS = 9  # two epochs and a bit, see `trainer`
 
@@ -42,16 +44,25 @@ class StopAt(L.Callback):
         trainer.should_stop = trainer.should_stop or trainer.fit_loop.total_batch_idx == self.batch
 
 
-def run(directory, corpus_file, accumulate, max_steps=STEPS, ckpt_path=None, save_all=False, seed=0, extra=()):
+def run(
+    directory,
+    corpus_file,
+    accumulate,
+    max_steps=STEPS,
+    ckpt_path=None,
+    save_all=False,
+    seed=0,
+    extra=(),
+    gpt=None,
+    **options,
+):
     """Train; returns the module, its optimiser's state and what it saw. Epochs are of 14 batches: with 4 accumulated,
     steps fall on batches 4, 8, 12 and 14; validation is every 5 batches, so some checkpoints lie inside a window."""
     L.seed_everything(seed, verbose=False)
     data = TextDataModule(str(corpus_file), batch_size=4, context_length=16, data_dir=str(directory / "data"))
+    sizes = {"n_layer": 2, "n_head": 2, "d_model": 16, "context_length": 16, "vocab_size": 256, "dropout": 0.1}
     module = GPTModule(
-        GPTConfig(n_layer=2, n_head=2, d_model=16, context_length=16, vocab_size=256, dropout=0.1),
-        learning_rate=1e-2,
-        warmup_steps=3,
-        decay_steps=STEPS,
+        GPTConfig(**sizes | (gpt or {})), learning_rate=1e-2, warmup_steps=3, decay_steps=STEPS, **options
     )
     seen = SeenBatches()
     callbacks = [seen, ExactResume(), *extra]
@@ -92,17 +103,26 @@ def assert_identical(resumed, whole):
     assert resumed[3].items() <= whole[3].items()
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path, corpus_file, accumulate):
-    whole = run(tmp_path, corpus_file, accumulate, save_all=True)
+MUON = {"optimizer": "muon", "embedding_learning_rate": 0.1, "schedule": "linear", "gpt": VARIANTS["modern"]}
+
+
+@pytest.mark.parametrize(("accumulate", "options"), [(1, {}), (4, {}), (4, MUON)])
+def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path, corpus_file, accumulate, options):
+    whole = run(tmp_path, corpus_file, accumulate, save_all=True, **options)
     checkpoints = sorted(tmp_path.glob("*/*.ckpt"))
     # One per optimiser step, the last step included, and at least two more at validations, inside windows if
     # accumulating.
     assert len(checkpoints) >= STEPS + 1
     for checkpoint in checkpoints:
         # Another seed: all that training needs to know must come from the checkpoint.
-        resumed = run(tmp_path, corpus_file, accumulate, ckpt_path=checkpoint, seed=99)
+        resumed = run(tmp_path, corpus_file, accumulate, ckpt_path=checkpoint, seed=99, **options)
         assert_identical(resumed, whole)
+
+
+def test_muon_does_not_go_on_from_adamw(tmp_path, corpus_file):
+    run(tmp_path, corpus_file, 1, max_steps=2, save_all=True)
+    with pytest.raises(UserError, match="adamw, from which no other can go on"):
+        run(tmp_path, corpus_file, 1, ckpt_path=tmp_path / "step/step=2.ckpt", optimizer="muon")
 
 
 def test_options_given_on_a_resume_win_over_the_checkpoint(tmp_path, corpus_file):

@@ -20,6 +20,7 @@ from gpt_lightning.model import GPT, Block, GPTConfig
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
 from tests.interpret.circuits import induction_circuit, repeated_sequences
 from tests.interpret.conftest import Largest, random_tokens, sharpened_gpt
+from tests.networks import VARIANTS
 
 
 def hooks(model: torch.nn.Module) -> list:
@@ -50,9 +51,9 @@ def test_the_lens_equals_that_on_the_hidden_states_of_transformers():
     assert found.top_tokens.equal(best[:, 0, :10])
 
 
-@pytest.mark.parametrize("position", ["learned", "rope"])
-def test_the_last_stream_is_the_networks_own_prediction(position):
-    gpt, tokens = sharpened_gpt(position=position), random_tokens(3, 30)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_last_stream_is_the_networks_own_prediction(variant):
+    gpt, tokens = sharpened_gpt(**VARIANTS[variant]), random_tokens(3, 30)
     found = logit_lens(gpt, tokens)
     with torch.no_grad():
         logits = gpt(tokens)

@@ -15,6 +15,7 @@ from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.model import GPT, GPTConfig
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
 from tests.interpret.conftest import Largest, random_tokens, sharpened_gpt, with_checkpointed_blocks
+from tests.networks import VARIANTS
 
 
 def hooks(model: torch.nn.Module) -> list:
@@ -188,10 +189,10 @@ def test_long_sequences_go_through_in_parts(monkeypatch):
     assert len(passes) == 3 + 1  # and one for the repeated tokens
 
 
-@pytest.mark.parametrize("position", ["learned", "rope"])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("T", [2, 8, 9, 16, 17, 63, 64])
-def test_every_length_and_kind_of_position(position, T):
-    found = depth_scan(sharpened_gpt(position=position), random_tokens(2, T))
+def test_every_length_and_kind_of_network(variant, T):
+    found = depth_scan(sharpened_gpt(**VARIANTS[variant]), random_tokens(2, T))
     missing = {name for name, values in found.heads.items() if values.isnan().any()}
     expected = set()
     if T < 64:

@@ -1,0 +1,14 @@
+"""The kinds of network that everything has to work with."""
+
+VARIANTS = {
+    "gpt2": {},
+    "rope": {"position": "rope"},
+    "modern": {
+        "position": "rope",
+        "norm": "rms",
+        "qk_norm": True,
+        "activation": "relu_squared",
+        "tie_weights": False,
+        "bias": False,
+    },
+}
