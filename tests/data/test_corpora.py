@@ -36,7 +36,7 @@ def test_pydoc_is_there_without_a_download(tmp_path):
 def test_packed_files_read_like_plain_ones(tmp_path):
     text = b"Some text.\n" * 1000
     (tmp_path / "a.txt").write_bytes(text)
-    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(text))
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(text, mtime=0))
     (tmp_path / "c.txt.bz2").write_bytes(bz2.compress(text))
     with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
         archive.mkdir("folder")
@@ -84,10 +84,10 @@ def test_a_directory_without_text_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("cut.gz", gzip.compress(bytes(range(256)) * 100)[:-20]),
+        ("cut.gz", gzip.compress(bytes(range(256)) * 100, mtime=0)[:-20]),
         ("wrong.gz", b"this is not gzip"),
-        ("flipped.gz", bytes([*gzip.compress(b"some text" * 99)[:-8], *b"wrongsum"])),
-        ("noise.gz", gzip.compress(b"")[:10] + b"\xff" * 50),
+        ("flipped.gz", bytes([*gzip.compress(b"some text" * 99, mtime=0)[:-8], *b"wrongsum"])),
+        ("noise.gz", gzip.compress(b"", mtime=0)[:10] + b"\xff" * 50),
         ("cut.bz2", bz2.compress(bytes(range(256)) * 100)[:-20]),
         ("wrong.bz2", b"this is not bzip2"),
         ("wrong.zip", b"this is not zip"),

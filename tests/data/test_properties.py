@@ -156,7 +156,11 @@ def zip_archive() -> bytes:
     return file.getvalue()
 
 
-ARCHIVES = {".zip": zip_archive(), ".gz": gzip.compress(b"some text " * 50), ".bz2": bz2.compress(b"some text " * 50)}
+ARCHIVES = {
+    ".zip": zip_archive(),
+    ".gz": gzip.compress(b"some text " * 50, mtime=0),
+    ".bz2": bz2.compress(b"some text " * 50),
+}
 
 
 @pytest.mark.parametrize("suffix", ARCHIVES)
