@@ -40,6 +40,7 @@ from gpt_lightning.cli_errors import clear_errors, usage_error
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import vocabulary_size
 from gpt_lightning.errors import UserError
+from gpt_lightning.files import is_name
 from gpt_lightning.interpret.alarms import what_is_wrong
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
@@ -94,14 +95,14 @@ class GPTCLI(LightningCLI):
         """Settle what depends on several settings: the checkpoint, the run directory, the precision, the context."""
         config = self.config[self.subcommand]
         experiment_dir = Path(config.runs_dir) / config.experiment
-        if not is_text(str(experiment_dir)):
+        if not is_name(str(experiment_dir)):
             raise UserError("runs_dir and experiment must be UTF-8, without NUL.")
         if ".." in Path(config.experiment).parts or Path(config.experiment).is_absolute():
             raise UserError(f"experiment is {config.experiment!r} but must be the name of a directory under runs_dir.")
         # The checkpoint and the precision stay out of the configuration, which is saved beside the run: who takes that
         # as theirs wants neither the resume nor the hardware of this run.
         self.run_dir, self.checkpoint = runs.new_run(experiment_dir), None
-        self.resume_step, self.purge_step = None, None
+        self.resume_step, self.purge_step, self.stopped_by = None, None, None
         try:
             gpt = GPTConfig(**vars(config.model.gpt))
         except ValueError as error:
@@ -206,14 +207,10 @@ class GPTCLI(LightningCLI):
             return
         samples = self._get(self.config_init, "text_samples")
         text = callbacks.sample(self.model.model, self.datamodule.encoding, samples.prompt, 200, samples.temperature)
-        reason = (
-            " by the time limit"
-            if any(callback.is_up for callback in self.trainer.callbacks if isinstance(callback, callbacks.TimeLimit))
-            else ""
-        )
         scan = next(callback for callback in self.trainer.callbacks if isinstance(callback, callbacks.DepthScan))
         if scan.stopped_by is not None:
-            reason = " by an alarm of the depth scan"
+            self.stopped_by = "an alarm of the depth scan"
+        reason = f" by {self.stopped_by}" if self.stopped_by else ""
         say(
             f"\nA sample:\n{text.strip()}\n\n"
             + ("" if scan.result is None else f"Depth scan: {what_is_wrong(scan.result.step, scan.result.alarms)}\n")
@@ -230,6 +227,7 @@ class GPTCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except (callbacks.Stopped, SIGTERMException) as stop:
             if isinstance(stop, callbacks.Stopped) and stop.signal is None:  # no fault, but an end like any other
+                self.stopped_by = stop.by
                 self.after_fit()
                 return
             say(f"{str(stop) or 'Stopped by SIGTERM'} after {self.how_to_go_on()}")
@@ -259,8 +257,8 @@ class GPTCLI(LightningCLI):
 
     def how_to_go_on(self) -> str:
         """How many steps were made, how many are kept, and the command to resume."""
-        made, kept = self.trainer.global_step, [self.run_dir / name for name in (runs.LAST, runs.PREVIOUS)]
-        last = next((path for path in kept if path.is_file()), None)
+        made, checkpoints = self.trainer.global_step, (self.run_dir / runs.LAST, self.run_dir / runs.PREVIOUS)
+        last = next((path for path in checkpoints if path.is_file()), None)
         if last is None:
             return f"{made:,} optimiser steps, of which none was saved."
         kept = read_checkpoint(last)["global_step"]
@@ -279,11 +277,6 @@ class GPTCLI(LightningCLI):
         if 0 < epochs <= self.trainer.current_epoch:
             longer += ["--trainer.max_epochs", str(2 * epochs)]
         return shlex.join(["python", "train.py", *given, "--ckpt_path", "last", *longer])
-
-
-def is_text(name: str) -> bool:
-    """Whether a name is UTF-8 without NUL: anything else that a shell hands over comes as surrogates."""
-    return "\0" not in name and not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def check_numbers(trainer: Namespace) -> None:

@@ -81,7 +81,7 @@ class BestCheckpoint(ModelCheckpoint):
         what it has and replace it by the next that comes."""
         best = Path(self.dirpath) / Path(state_dict["best_model_path"]).name
         if state_dict["best_model_path"] and best.is_file():
-            score = state_dict["best_model_score"]
-            paths = {name: str(best) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
-            state_dict |= paths | {"dirpath": self.dirpath, "best_k_models": {str(best): score}}
+            models = {str(best): state_dict["best_model_score"]}
+            here = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
+            state_dict = state_dict | here | {"best_k_models": models}
         super().load_state_dict(state_dict)

@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from callbacks.when import batches_into_step
 from gpt_lightning.errors import UserError
 
 Counters = dict[str, dict[str, int]]  # Lightning's progress trackers: total and current, each by ready, started, …
@@ -38,9 +39,8 @@ class ExactResume(Checkpoint):
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Note which epoch this is; before the first batch of an optimiser step, where it is, to go back to it."""
         self._epoch = trainer.current_epoch
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        if progress.current.completed % trainer.accumulate_grad_batches == 0:
-            self._start = progress.total.completed
+        if batches_into_step(trainer) == 0:
+            self._start = trainer.fit_loop.epoch_loop.batch_progress.total.completed
 
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Remember that the validation after this batch is done."""
@@ -104,7 +104,7 @@ class ExactResume(Checkpoint):
         # What we raise ourselves, on a gradient that is not finite, comes before the first weight is touched.
         if self._updating and not isinstance(exception, UserError):
             return False
-        whole = progress.current.completed % trainer.accumulate_grad_batches  # batches of this step before this one
+        whole = batches_into_step(trainer)
         total, current = progress.total.completed - whole, progress.current.completed - whole
         if whole and self._start != total:
             return False  # resumed inside an accumulation window, which began with other batches perhaps

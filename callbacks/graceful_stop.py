@@ -8,18 +8,20 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.when import batches_into_step
+
 
 class Stopped(Exception):
-    """Training was asked to end, by a signal or by something else; raised on every rank between two optimiser steps.
+    """Training was asked to end; raised on every rank between two optimiser steps.
 
     Attributes:
+        by: What asked, in words.
         signal: The signal, if it was one.
     """
 
-    def __init__(self, by: signal.Signals | str) -> None:
-        self.signal = by if isinstance(by, signal.Signals) else None
-        name = by if self.signal is None else "Ctrl-C" if by == signal.SIGINT else by.name
-        super().__init__(f"Stopped by {name}")
+    def __init__(self, by: str, signal: int | None = None) -> None:
+        self.by, self.signal = by, signal
+        super().__init__(f"Stopped by {by}")
 
 
 class GracefulStop(L.Callback):
@@ -49,7 +51,7 @@ class GracefulStop(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Between two optimiser steps, see whether any rank was asked to stop."""
-        if trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches == 0:
+        if batches_into_step(trainer) == 0:
             self._stop(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -59,7 +61,8 @@ class GracefulStop(L.Callback):
 
     def _stop(self, trainer: L.Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(bool(self._received), all=False):
-            raise Stopped(signal.Signals(self._received or signal.SIGTERM))
+            number = signal.Signals(self._received or signal.SIGTERM)  # of another rank, if not of this one
+            raise Stopped("Ctrl-C" if number == signal.SIGINT else number.name, number)
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """Give the signals back."""

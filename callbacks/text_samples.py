@@ -7,6 +7,7 @@ import tiktoken
 
 from callbacks.when import TensorBoardCallback
 from gpt_lightning.errors import UserError
+from gpt_lightning.files import is_utf8
 from gpt_lightning.model import GPT
 from gpt_lightning.text import generate_text
 
@@ -25,7 +26,7 @@ class TextSamples(TensorBoardCallback):
         self, prompt: str = "\n", max_new_tokens: int = 200, temperature: float = 0.8, every_n_validations: int = 1
     ) -> None:
         super().__init__(every_n_validations)
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
+        if not is_utf8(prompt):
             raise UserError("text_samples.prompt holds bytes that are no UTF-8, which the run's files can't hold.")
         if not 0 <= temperature < math.inf:
             raise UserError(f"text_samples.temperature is {temperature} but must be 0 or more.")

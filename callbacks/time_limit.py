@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer
 
 from callbacks.graceful_stop import Stopped
+from callbacks.when import batches_into_step
 
 
 class TimeLimit(Timer):
@@ -25,8 +26,7 @@ class TimeLimit(Timer):
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Stop, if this batch begins an optimiser step."""
-        accumulating = trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches
-        if self.is_up and not accumulating:
+        if self.is_up and batches_into_step(trainer) == 0:
             raise Stopped("the time limit")
 
     def load_state_dict(self, state_dict: dict) -> None:

@@ -1,4 +1,4 @@
-"""When a callback looks, in one place: at real validations during fit, on rank zero."""
+"""When a callback looks or acts, in one place: at real validations during fit, on rank zero; between two steps."""
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -13,6 +13,11 @@ from gpt_lightning.interpret.redraw import Drawn
 from gpt_lightning.sharding import whole_network
 
 RGBA = 4  # TensorBoard's number for that kind of pixels
+
+
+def batches_into_step(trainer: L.Trainer) -> int:
+    """How many batches of the optimiser step under way are done; 0 between two steps."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches
 
 
 class ValidationCallback(L.Callback):

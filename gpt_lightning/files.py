@@ -1,4 +1,4 @@
-"""Writing a file so that it is there whole or not at all."""
+"""Names that files can have, and writing one so that it is there whole or not at all."""
 
 import glob
 import os
@@ -6,6 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be printed, logged and stored: what a shell hands over that is no UTF-8 comes as lone
+    surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can also be the name of a file."""
+    return "\0" not in text and is_utf8(text)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType
@@ -51,33 +52,21 @@ def completed_logged_step(trainer: L.Trainer) -> bool:
     return not accumulating and trainer.global_step % trainer.log_every_n_steps == 0
 
 
-def check_options(
-    learning_rate: float,
-    muon_learning_rate: float,
-    muon_momentum: float,
-    embedding_learning_rate: float | None,
-    warmup_steps: int,
-    decay_steps: int | None,
-    final_learning_rate_fraction: float,
-    weight_decay: float,
-    beta1: float,
-    beta2: float,
-    spike_factor: float,
-) -> None:
-    """Raise UserError naming every option that is out of range."""
+def check_options(h: AttributeDict) -> None:
+    """Raise UserError naming every one of GPTModule's options that is out of range."""
     allowed = {
-        "learning_rate must be above 0": 0 < learning_rate < math.inf,
-        "muon_learning_rate must be above 0": 0 < muon_learning_rate < math.inf,
-        "muon_momentum must be at least 0 and below 1": 0 <= muon_momentum < 1,
-        "embedding_learning_rate must be above 0": embedding_learning_rate is None
-        or 0 < embedding_learning_rate < math.inf,
-        "warmup_steps must be 0 or more": 0 <= warmup_steps < 2**53,
-        "decay_steps must be 1 or more": decay_steps is None or 1 <= decay_steps < 2**53,
-        "final_learning_rate_fraction must be between 0 and 1": 0 <= final_learning_rate_fraction <= 1,
-        "weight_decay must be 0 or more": 0 <= weight_decay < math.inf,
-        "beta1 must be at least 0 and below 1": 0 <= beta1 < 1,
-        "beta2 must be at least 0 and below 1": 0 <= beta2 < 1,
-        "spike_factor must be above 1": spike_factor > 1,
+        "learning_rate must be above 0": 0 < h.learning_rate < math.inf,
+        "muon_learning_rate must be above 0": 0 < h.muon_learning_rate < math.inf,
+        "muon_momentum must be at least 0 and below 1": 0 <= h.muon_momentum < 1,
+        "embedding_learning_rate must be above 0": h.embedding_learning_rate is None
+        or 0 < h.embedding_learning_rate < math.inf,
+        "warmup_steps must be 0 or more": 0 <= h.warmup_steps < 2**53,
+        "decay_steps must be 1 or more": h.decay_steps is None or 1 <= h.decay_steps < 2**53,
+        "final_learning_rate_fraction must be between 0 and 1": 0 <= h.final_learning_rate_fraction <= 1,
+        "weight_decay must be 0 or more": 0 <= h.weight_decay < math.inf,
+        "beta1 must be at least 0 and below 1": 0 <= h.beta1 < 1,
+        "beta2 must be at least 0 and below 1": 0 <= h.beta2 < 1,
+        "spike_factor must be above 1": h.spike_factor > 1,
     }
     problems = [rule for rule, holds in allowed.items() if not holds]
     if problems:
@@ -133,22 +122,10 @@ class GPTModule(L.LightningModule):
         spike_factor: float = 10.0,
     ) -> None:
         super().__init__()
-        check_options(
-            learning_rate,
-            muon_learning_rate,
-            muon_momentum,
-            embedding_learning_rate,
-            warmup_steps,
-            decay_steps,
-            final_learning_rate_fraction,
-            weight_decay,
-            beta1,
-            beta2,
-            spike_factor,
-        )
         # A checkpoint keeps the config as a plain dict, so that it loads with weights_only=True; it comes back as one.
         gpt = gpt if isinstance(gpt, GPTConfig) else GPTConfig(**gpt)
         self.save_hyperparameters(ignore=["gpt"])
+        check_options(self.hparams)
         self.save_hyperparameters({"gpt": asdict(gpt)})
         self.model = GPT(gpt)
         if activation_checkpointing:

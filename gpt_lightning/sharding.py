@@ -53,8 +53,10 @@ def whole_network(pl_module: L.LightningModule) -> Iterator[None]:
         if pl_module.global_rank == 0:
             pl_module.model = GPT(shared.config).to(pl_module.device)
             pl_module.model.load_state_dict(weights)
-    yield
-    pl_module.model = shared
+    try:
+        yield
+    finally:
+        pl_module.model = shared
 
 
 def number_as_network(state: dict[str, Any], optimizer: Optimizer, gpt: nn.Module) -> None:

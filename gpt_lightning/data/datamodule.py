@@ -15,6 +15,7 @@ from gpt_lightning.data.loader import BlockLoader, EvaluationLoader
 from gpt_lightning.data.token_files import open_token_files, prepare_token_files, text_identity
 from gpt_lightning.data.tokenizer import load_tokenizer, same_tokenizer, token_byte_lengths, tokenizer_state
 from gpt_lightning.errors import UserError
+from gpt_lightning.files import is_name
 
 STORED_SEQUENCES = 8  # validation sequences kept in a checkpoint, to look at without the data
 
@@ -54,7 +55,7 @@ class TextDataModule(LightningDataModule):
         problems += [
             f"{name} {value!r} is no name in UTF-8: rename it or name the directory it lies in"
             for name, value in texts.items()
-            if not _is_name(value)
+            if not is_name(value)
         ]
         if batch_size < 1:
             problems.append(f"batch_size is {batch_size}, must be at least 1")
@@ -191,11 +192,3 @@ class TextDataModule(LightningDataModule):
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-
-def _is_name(value: str) -> bool:
-    """Whether a name of a file can be printed, logged and stored; names that are not UTF-8 have lone surrogates."""
-    try:
-        return b"\0" not in value.encode()
-    except UnicodeEncodeError:
-        return False
