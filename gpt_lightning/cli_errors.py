@@ -21,6 +21,9 @@ def clear_errors(*more: type[Exception]) -> Iterator[None]:
         yield
     except (UserError, *more) as error:
         _exit(str(error), 1)
+    except BrokenPipeError:  # who reads what is printed has enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at exit complains
+        raise SystemExit(1) from None
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -123,6 +123,14 @@ def bad_values(named: Iterable[tuple[str, Tensor]]) -> str | None:
     return f"{part(name)} has {not_finite(whole(values))}{more}"
 
 
+def bad_optimizer_states(states: list[dict[str, Any]]) -> str | None:
+    """What is not finite in optimisers' `state_dict`s; None if all is finite."""
+    parameters = [parameter for state in states for parameter in state["state"].values()]
+    named = [(name, value) for values in parameters for name, value in values.items() if isinstance(value, Tensor)]
+    bad = bad_tensors(named)
+    return f"{bad[0][0]} has {not_finite(whole(bad[0][1]))}" if bad else None
+
+
 def gradients(gpt: nn.Module) -> list[tuple[str, Tensor]]:
     """Those that there are, in the order in which the network uses their parameters."""
     return [(name, p.grad) for name, p in gpt.named_parameters() if p.grad is not None]

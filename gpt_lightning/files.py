@@ -44,7 +44,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             _second_name(path, previous)
         temporary.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)
+        error.filename = str(path)  # not the temporary name
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, SumMetric
 
 from gpt_lightning.errors import UserError
@@ -29,6 +30,7 @@ from gpt_lightning.faults import (
     Fault,
     Kind,
     StepWatch,
+    bad_optimizer_states,
     bad_output,
     bad_values,
     bad_weights,
@@ -181,7 +183,7 @@ class GPTModule(L.LightningModule):
             optimizer._step_supports_amp_scaling = False
         decay_steps = h.decay_steps or self.total_optimizer_steps()
         multiplier = SCHEDULES[h.schedule](h.warmup_steps, decay_steps, h.final_learning_rate_fraction)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
+        scheduler = LambdaLR(optimizer, multiplier)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -223,6 +225,8 @@ class GPTModule(L.LightningModule):
             # PyTorch does not look, and would write beyond the end of what is too small.
             if any(isinstance(v, Tensor) and v.dim() and v.shape != parameter.shape for v in state.values()):
                 raise UserError("The optimiser state in the checkpoint does not fit its weights.")
+        if not isinstance(scheduler, LambdaLR):
+            return  # Lightning's LearningRateFinder tries its own
         scheduler.base_lrs = [group["lr"] for group in groups]
         for group, options in zip(scheduler.optimizer.param_groups, groups, strict=True):
             multiplier = scheduler.lr_lambdas[0](scheduler.last_epoch)
@@ -456,6 +460,8 @@ class GPTModule(L.LightningModule):
         # Under FSDP Lightning has taken them out by now; there the first step finds what is not finite.
         if found := bad_values(checkpoint.get("state_dict", {}).items()):
             raise UserError(f"A weight of the checkpoint is not finite: {found}. {NO_WAY_ON}")
+        if found := bad_optimizer_states(checkpoint.get("optimizer_states", [])):
+            raise UserError(f"The optimiser state in the checkpoint is not finite: {found}. {NO_WAY_ON}")
         optimizer = checkpoint["hyper_parameters"].get("optimizer", "adamw")
         if optimizer != self.hparams.optimizer and self.trainer.state.fn == TrainerFn.FITTING:
             raise UserError(f"The checkpoint is of --model.optimizer {optimizer}, from which no other can go on.")

@@ -362,6 +362,7 @@ TAMPERED_TRAINING = {
     "another place": lambda c: c.update(loops={"fit_loop": {"a": 1}}),
     "fewer groups": lambda c: c["optimizer_states"][0]["param_groups"].pop(),
     "a moment of another size": lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(3)),
+    "a moment that is infinite": lambda c: c["optimizer_states"][0]["state"][0]["exp_avg_sq"].fill_(float("inf")),
     "a weight that is NaN": lambda c: c["state_dict"]["model.norm.weight"].fill_(float("nan")),
 }
 
@@ -393,6 +394,14 @@ def test_generate_refuses_weights_that_are_not_finite(finished, tmp_path, main):
         f"error: {tmp_path / 'bad.ckpt'} has a weight that is not finite: norm.weight (the final norm) has 1 inf among "
         "its 16 values."
     )
+
+
+def test_a_reader_that_has_enough_of_the_text_is_no_error(finished):
+    generate = [sys.executable, str(REPO / "generate.py"), f"--checkpoint={finished / RUN / runs.LAST}"]
+    process = subprocess.Popen(generate, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()  # as `| head` does
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 1
 
 
 def test_a_directory_in_place_of_the_last_checkpoint_is_refused_at_once(copied, main):
