@@ -54,6 +54,7 @@ def run(
     seed=0,
     extra=(),
     gpt=None,
+    precision=None,
     **options,
 ):
     """Train; returns the module, its optimiser's state and what it saw. Epochs are of 14 batches: with 4 accumulated,
@@ -87,6 +88,7 @@ def run(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=3,
+        precision=precision,
     )
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return module, trainer.optimizers[0].state_dict()["state"], seen.rows, seen.logged
@@ -106,7 +108,7 @@ def assert_identical(resumed, whole):
 MUON = {"optimizer": "muon", "embedding_learning_rate": 0.1, "schedule": "linear", "gpt": VARIANTS["modern"]}
 
 
-@pytest.mark.parametrize(("accumulate", "options"), [(1, {}), (4, {}), (4, MUON)])
+@pytest.mark.parametrize(("accumulate", "options"), [(1, {}), (4, {}), (4, MUON), (1, {"precision": "64-true"})])
 def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path, corpus_file, accumulate, options):
     whole = run(tmp_path, corpus_file, accumulate, save_all=True, **options)
     checkpoints = sorted(tmp_path.glob("*/*.ckpt"))
