@@ -32,7 +32,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 import callbacks
 from callbacks.exact_resume import VALIDATION_DUE
-from callbacks.lost_process import lost_a_process
+from callbacks.lost_process import end_with_launcher, lost_a_process
 from gpt_lightning import audit, precision, runs
 from gpt_lightning.checkpoint import DamagedCheckpoint, check_same_network, check_training_state, read_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
@@ -328,6 +328,7 @@ def quiet_about_files(details: threading.ExceptHookArgs) -> None:
 def main() -> None:
     """Run the CLI; without a subcommand, fit."""
     threading.excepthook = quiet_about_files
+    end_with_launcher()
     if sys.argv[1:2] == ["audit"]:
         raise SystemExit(audit.main(sys.argv[2:]))
     if len(sys.argv) == 1 or (sys.argv[1].startswith("-") and sys.argv[1] not in ("-h", "--help")):

@@ -1,9 +1,15 @@
 """What a process says when another of the same run is gone."""
 
+import os
 import sys
+import threading
+import time
 
 import lightning as L
 import torch
+
+LAUNCHER = "GPT_LIGHTNING_LAUNCHER"  # environment variable: the process that started the others of this machine
+GRACE_SECONDS = 10.0
 
 
 class LostProcess(L.Callback):
@@ -18,6 +24,27 @@ class LostProcess(L.Callback):
                 "last may tell why. Go on from the last checkpoint with --ckpt_path last."
             )
             print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def end_with_launcher() -> None:
+    """In a process that Lightning started: end it soon after the one that did, whatever it is doing.
+
+    What the two compute together fails by itself then, and says so better; but while processes still look for each
+    other (for 30 minutes), or over NCCL, one would wait for the other long after that was killed.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0" or torch.distributed.is_torchelastic_launched():
+        os.environ[LAUNCHER] = str(os.getpid())  # Lightning hands on its environment
+    elif LAUNCHER in os.environ:
+        threading.Thread(target=_wait_for_end_of, args=(int(os.environ[LAUNCHER]),), daemon=True).start()
+
+
+def _wait_for_end_of(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(1.0)
+    time.sleep(GRACE_SECONDS)
+    message = "The process that started this one ended. Go on from the last checkpoint with --ckpt_path last."
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(1)  # the main thread may be waiting where no exception reaches it
 
 
 def lost_a_process(error: BaseException) -> bool:

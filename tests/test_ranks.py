@@ -146,6 +146,20 @@ def test_a_rank_whose_rank_zero_was_killed_ends_with_one_line(killed):
     assert len(list(directory.rglob("events.*"))) == len(list(directory.rglob("config.yaml"))) == 1
 
 
+def test_a_rank_whose_rank_zero_was_killed_before_they_met_ends_with_one_line(tmp_path, alone):
+    shutil.copy(alone / "text.txt", tmp_path)
+    overlay = ["--config", REPO / "configs/ddp.yaml", "--trainer.devices=2"]
+    process = start(command("train.py", *OPTIONS, *overlay, *ENDLESS), tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    try:
+        wait_for(lambda: children.read_text() != "", [process])
+        process.kill()
+        _, err = process.communicate(timeout=60)
+        assert err.splitlines()[-1].startswith("error: The process that started this one ended.")
+    finally:
+        kill_all([process])
+
+
 def test_one_process_goes_on_where_two_were_killed_as_if_there_had_never_been_two(killed, alone, tmp_path):
     directory = shutil.copytree(killed[0], tmp_path / "resumed")
     one_process(directory, "--ckpt_path=last")
