@@ -27,11 +27,31 @@ def orthogonalise(matrices_NRC: Tensor) -> Tensor:
     tall = matrices_NRC.size(-2) > matrices_NRC.size(-1)
     x = (matrices_NRC.mT if tall else matrices_NRC).to(dtype)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    # Squared singular values, which the second way is about, need the digits of float32.
+    way = _through_square if x.size(-2) < x.size(-1) and dtype == torch.float32 else _directly
+    x = way(x)
+    return (x.mT if tall else x).to(matrices_NRC.dtype)
+
+
+def _directly(x_NRC: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
-        m = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(m, m, m, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).to(matrices_NRC.dtype)
+        m = x_NRC @ x_NRC.mT
+        x_NRC = torch.baddbmm(x_NRC, torch.baddbmm(m, m, m, beta=b, alpha=c), x_NRC, beta=a)
+    return x_NRC
+
+
+def _through_square(x_NRC: Tensor) -> Tensor:
+    """The same for a wide matrix, with half the arithmetic: every step multiplies x from the left by a polynomial of m,
+    so the steps are made on the square m and on the product of the polynomials alone, and x is met twice."""
+    a, b, c = COEFFICIENTS
+    m, product = x_NRC @ x_NRC.mT, None
+    for _ in range(ITERATIONS):
+        polynomial = torch.baddbmm(m, m, m, beta=b, alpha=c)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = polynomial if product is None else polynomial @ product
+        m = polynomial @ m @ polynomial
+    return product @ x_NRC
 
 
 class Muon(Optimizer):

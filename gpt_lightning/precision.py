@@ -7,7 +7,7 @@ same one.
 import torch
 
 # Narrower networks lose to autocast's conversions what they win in the matrix products: on a CPU with bf16 instructions
-# a 384-wide network gained 1.7×, a 128-wide one nothing (benchmarks/precision.py measures both on your machine).
+# a 384-wide network gained 1.7×, a 128-wide one nothing (benchmarks/training.py measures both on your machine).
 MIN_WIDTH_FOR_CPU_BF16 = 256
 
 

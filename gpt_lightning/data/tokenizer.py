@@ -123,6 +123,15 @@ def encode_bytes(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:
     """
     if encoding.n_vocab == 256:  # only `bytes` is so small: a ranks file has every byte and END_OF_TEXT
         return np.frombuffer(data, np.uint8)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return _encode_invalid(encoding, data)
+    return _encode_text(encoding, text)
+
+
+def _encode_invalid(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:
+    """As `encode_bytes`, for what is not all UTF-8; looking for the bytes that are not takes a while."""
     # surrogateescape maps each invalid byte to one of U+DC80..U+DCFF, which no valid UTF-8 decodes to.
     parts = re.split("([\udc80-\udcff]+)", data.decode("utf-8", "surrogateescape"))
     tokens = []

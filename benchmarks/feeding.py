@@ -1,0 +1,81 @@
+"""Batches a second from a token file: this project's loader, nanoGPT's slices, and a torch DataLoader, in turns.
+
+python -m benchmarks.feeding                                        batches of 32 × 256 of 10 million tokens
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.side_by_side import machine, print_table, take_turns
+from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.data.loader import BlockLoader
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Blocks(Dataset):
+    """The token file as one would write it for a DataLoader: item i is the i-th block and its targets."""
+
+    def __init__(self, tokens: np.ndarray, context: int) -> None:
+        self.tokens, self.context = tokens, context
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - 1) // self.context
+
+    def __getitem__(self, index: int) -> Batch:
+        block = torch.from_numpy(self.tokens[index * self.context :][: self.context + 1].astype(np.int64))
+        return block[:-1], block[1:]
+
+
+def sliced(tokens: np.ndarray, context: int, batch: int) -> Iterator[Batch]:
+    """As nanoGPT's `get_batch`: random places, a slice for each, stacked."""
+    while True:
+        places = torch.randint(len(tokens) - context, (batch,))
+        yield tuple(
+            torch.stack([torch.from_numpy(tokens[i + ahead : i + ahead + context].astype(np.int64)) for i in places])
+            for ahead in (0, 1)
+        )
+
+
+def endless(loader: BlockLoader | DataLoader) -> Iterator[Batch]:
+    """Epoch after epoch."""
+    while True:
+        yield from loader
+
+
+def main() -> None:
+    """Parse, measure, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in {"batch": 32, "context": 256, "tokens": 10_000_000, "batches": 300, "rounds": 5}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    args = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "tokens.bin")
+        np.random.default_rng(0).integers(50257, size=args.tokens, dtype=np.uint16).tofile(file)
+        tokens = np.memmap(file, np.uint16, mode="r")
+        torch_loader = DataLoader(Blocks(tokens, args.context), args.batch, shuffle=True, drop_last=True)
+        sources = {
+            "gpt_lightning": endless(BlockLoader(tokens, args.context, args.batch, seed=0)),
+            "nanoGPT's slices": sliced(tokens, args.context, args.batch),
+            "torch DataLoader": endless(torch_loader),
+        }
+
+        def take(source: Iterator[Batch]) -> None:
+            for _ in range(args.batches):
+                next(source)
+
+        seconds = take_turns({name: lambda s=s: take(s) for name, s in sources.items()}, args.rounds)
+    print(f"{machine('cpu')}; {args.batches} batches of {args.batch} × {args.context}")
+    print_table(seconds, args.batches, "batches", "torch DataLoader")
+
+
+if __name__ == "__main__":
+    with clear_errors():
+        main()
