@@ -20,6 +20,7 @@ SINK_TOKENS = 64  # under this length even uniform attention puts much mass on p
 FREQUENT_TYPES = 8  # token types that count as frequent: in English text the space, "e", "t", … or " the", ",", …
 LOCAL_WINDOW = 8  # tokens, the query's own included
 PERCENTILES = (0.1, 0.5, 0.9)
+FAR_BELOW = torch.finfo(torch.float32).min / 2  # a masked logit; unlike −∞ its product with a weight of 0 is 0
 
 
 @torch.no_grad()
@@ -76,26 +77,41 @@ def attention_statistics(
             w_CHD = output_weight_CC.float().view(-1, H, D)
             gram_HDD = torch.einsum("chd,che->hde", w_CHD, w_CHD)
 
+        # One product gives the mix of values and, in its last columns, sums of weights times something else.
+        besides = [v_norm_BHT[..., None]]
+        if frequent_BT is not None:
+            besides.append(frequent_BT[:, None, :, None].float().expand(B, H, T, 1))
+        values = torch.cat([v, *besides], dim=-1)
+
+        block = min(block, T)
+        scaled_q = q / math.sqrt(D)
+        behind_RR = torch.ones(block, block, device=q.device).tril()
+        ahead_RR = behind_RR.new_full((block, block), FAR_BELOW).triu(1)
+        # Written over by each block of rows: fresh memory costs as much as the arithmetic on it.
+        logits_space, weights_space = (q.new_empty(B * H * block * T) for _ in range(2))
         columns_BHT = q.new_zeros(B, H, T)
         max_logit_BH = q.new_zeros(B, H)
         rows: dict[str, list[Tensor]] = defaultdict(list)
         for start in range(0, T, block):
             end = min(start + block, T)
-            logits_BHRK, future_RK = _logits(q[:, :, start:end], k[:, :, :end], start)
-            max_logit_BH = torch.maximum(max_logit_BH, logits_BHRK.masked_fill(future_RK, 0).abs().amax((-2, -1)))
-            weights_BHRK = logits_BHRK.masked_fill_(future_RK, -math.inf).softmax(-1)  # it subtracts the row maximum
+            R, numbers = end - start, B * H * (end - start) * end
+            logits_BHRK, weights_BHRK = (x[:numbers].view(B, H, R, end) for x in (logits_space, weights_space))
+            torch.matmul(scaled_q[:, :, start:end], k[:, :, :end].mT, out=logits_BHRK)
+            for visible in (logits_BHRK[..., :start], logits_BHRK[..., start:] * behind_RR[:R, :R]):
+                if visible.numel() > 0:  # not abs(), which would copy
+                    extremes = visible.amax((-2, -1)), -visible.amin((-2, -1))
+                    max_logit_BH = torch.maximum(max_logit_BH, torch.maximum(*extremes))
+            logits_BHRK[..., start:] += ahead_RR[:R, :R]
+            logits_BHRK -= logits_BHRK.amax(-1, keepdim=True)
+            torch.softmax(logits_BHRK, -1, out=weights_BHRK)
             columns_BHT[..., :end] += weights_BHRK.sum(-2)
 
-            # entr(a) = −a·ln a is 0 at 0 and never negative, unlike logsumexp − Σ a·s, which cancels.
-            rows["entropy"].append(torch.special.entr(weights_BHRK).sum(-1))
+            # With s the logits under their row's maximum, H = ln Z − Σ a·s: two terms that are never negative, while
+            # logsumexp − Σ a·logit cancels. The largest weight is 1/Z.
+            below_BHR = logits_BHRK.mul_(weights_BHRK).sum(-1)
+            rows["entropy"].append(-weights_BHRK.amax(-1).log() - below_BHR)
             first_BHR = weights_BHRK[..., 0].clone()  # a view would keep the whole block alive
             rows["first"].append(first_BHR)
-            weighted_BHR = (weights_BHRK @ v_norm_BHT[..., :end, None]).squeeze(-1)
-            # A drained v_0 makes row 0 a 0/0 that means "no share".
-            rows["value"].append(first_BHR * v_norm_BHT[..., :1] / weighted_BHR.clamp_min(torch.finfo(q.dtype).tiny))
-
-            if frequent_BT is not None:
-                rows["frequent"].append((weights_BHRK @ frequent_BT[:, None, :end, None].float()).squeeze(-1))
 
             t_R = torch.arange(start, end, device=q.device)
             key_RW = t_R[:, None] - torch.arange(LOCAL_WINDOW, device=q.device)
@@ -103,7 +119,13 @@ def attention_statistics(
             rows["previous"].append(recent_BHRW[..., 1].clone())
             rows["local"].append(recent_BHRW.sum(-1))
 
-            mixed_BHRD = weights_BHRK @ v[:, :, :end]
+            sums = weights_BHRK @ values[:, :, :end]
+            # A drained v_0 makes row 0 a 0/0 that means "no share".
+            share_BHR = first_BHR * v_norm_BHT[..., :1] / sums[..., D].clamp_min(torch.finfo(q.dtype).tiny)
+            rows["value"].append(share_BHR)
+            if frequent_BT is not None:
+                rows["frequent"].append(sums[..., D + 1])
+            mixed_BHRD = sums[..., :D]
             projected_BHRD = mixed_BHRD if gram_HDD is None else mixed_BHRD @ gram_HDD
             rows["norm"].append((mixed_BHRD * projected_BHRD).sum(-1).clamp_min(0).sqrt())
 
@@ -183,8 +205,7 @@ def repeat_statistics(q_BHTD: Tensor, k_BHTD: Tensor, period: int) -> dict[str, 
         raise UserError(f"a repeat of {period} tokens needs a period of at least 2 and twice as many tokens, not {T}")
     with torch.autocast(q_BHTD.device.type, enabled=False):
         start = T - period
-        logits_BHRK, future_RK = _logits(q_BHTD[:, :, start:].float(), k_BHTD.float(), start)
-        weights_BHRK = logits_BHRK.masked_fill_(future_RK, -math.inf).softmax(-1)
+        weights_BHRK = _weights(q_BHTD[:, :, start:], k_BHTD)
     # Of row r = t − start, column t − period is start − period + r.
     return {
         "induction": weights_BHRK.diagonal(start - period + 1, -2, -1).mean(-1),
@@ -200,15 +221,15 @@ def attention_pattern(q_BHTD: Tensor, k_BHTD: Tensor, max_tokens: int | None = N
     """
     _check(q_BHTD, k_BHTD, k_BHTD, block=1)
     with torch.autocast(q_BHTD.device.type, enabled=False):
-        logits_BHTT, future_TT = _logits(q_BHTD[:, :, :max_tokens].float(), k_BHTD[:, :, :max_tokens].float(), start=0)
-        return logits_BHTT.masked_fill_(future_TT, -math.inf).softmax(-1)
+        return _weights(q_BHTD[:, :, :max_tokens], k_BHTD[:, :, :max_tokens])
 
 
-def _logits(q_BHRD: Tensor, k_BHKD: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """Logits (B, H, R, K) of the rows from `start` on, and which of them look ahead, (R, K) bool."""
+def _weights(q_BHRD: Tensor, k_BHKD: Tensor) -> Tensor:
+    """softmax(q·kᵀ/√D) of the last R of K rows under the causal mask, (B, H, R, K) float32, all at once."""
     R, K = q_BHRD.size(-2), k_BHKD.size(-2)
-    future_RK = torch.ones(R, K, dtype=torch.bool, device=q_BHRD.device).triu(start + 1)
-    return q_BHRD @ k_BHKD.mT / math.sqrt(q_BHRD.size(-1)), future_RK
+    future_RK = torch.ones(R, K, dtype=torch.bool, device=q_BHRD.device).triu(K - R + 1)
+    logits_BHRK = q_BHRD.float() @ k_BHKD.float().mT / math.sqrt(q_BHRD.size(-1))
+    return logits_BHRK.masked_fill_(future_RK, -math.inf).softmax(-1)
 
 
 def _stripe(mass_BHT: Tensor) -> tuple[Tensor, Tensor]:

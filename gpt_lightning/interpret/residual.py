@@ -7,9 +7,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, layer_norm
+from torch.nn.functional import layer_norm
 
 RANK_TOKENS = 256  # per sequence: an eigendecomposition's time grows with the cube, and more hardly change the number
+MEDIAN_TOKENS = 64  # per sequence, evenly spaced: thousands of numbers fix a median that is compared with 1000 times it
 
 
 @torch.no_grad()
@@ -17,8 +18,8 @@ def residual_statistics(before_BTC: Tensor, after_BTC: Tensor) -> dict[str, Tens
     """What one layer does to the residual stream of each sequence: metric name → (B,) float32.
 
     - `residual_norm`: mean over tokens of ‖x‖ after the layer.
-    - `max_activation`: max |x|; `massive_activation_ratio`: max |x| / median |x|. Sun et al. 2024 call an activation
-      massive if it is above 100 and around 1000 times the median.
+    - `max_activation`: max |x|; `massive_activation_ratio`: max |x| / median |x|, the median over at most 64 evenly
+      spaced tokens. Sun et al. 2024 call an activation massive if it is above 100 and around 1000 times the median.
     - `block_influence`: 1 − cos(before, after), mean over tokens (Men et al. 2024, ShortGPT): 0 if the layer does
       nothing, or only rescales.
     - `block_influence_centred`: the same after subtracting each sequence's mean over tokens: what all tokens share says
@@ -27,12 +28,13 @@ def residual_statistics(before_BTC: Tensor, after_BTC: Tensor) -> dict[str, Tens
       without position 0, since a single massive token would turn 61.8 into 2.4. NaN under 3 tokens or for infinities.
     """
     before, after = before_BTC.float(), after_BTC.float()
-    size_BN = after.abs().flatten(1)
+    max_B = torch.maximum(after.amax((1, 2)), -after.amin((1, 2)))
+    some_BN = after[:, :: math.ceil(after.size(1) / MEDIAN_TOKENS)].abs().flatten(1)
     normed_BTC = layer_norm(after[:, 1 : 1 + RANK_TOKENS], after.shape[-1:])
     return {
         "residual_norm": after.norm(dim=-1).mean(1),
-        "max_activation": size_BN.amax(1),
-        "massive_activation_ratio": size_BN.amax(1) / size_BN.median(1).values,
+        "max_activation": max_B,
+        "massive_activation_ratio": max_B / some_BN.median(1).values,
         "block_influence": _influence(before, after),
         "block_influence_centred": _influence(_centred(before), _centred(after)),
         "effective_rank": effective_rank(_centred(normed_BTC)),
@@ -65,5 +67,6 @@ def _centred(x_BTC: Tensor) -> Tensor:
 
 
 def _influence(before_BTC: Tensor, after_BTC: Tensor) -> Tensor:
-    # Rounding alone can make the cosine exceed 1.
-    return (1 - cosine_similarity(before_BTC, after_BTC, dim=-1).mean(1)).clamp_min(0)
+    norms_BT = (before_BTC.norm(dim=-1) * after_BTC.norm(dim=-1)).clamp_min(torch.finfo(before_BTC.dtype).tiny)
+    cosine_BT = torch.linalg.vecdot(before_BTC, after_BTC) / norms_BT  # ten times faster than cosine_similarity
+    return (1 - cosine_BT.mean(1)).clamp_min(0)  # rounding alone can make the cosine exceed 1

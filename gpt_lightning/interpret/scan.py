@@ -25,7 +25,7 @@ from gpt_lightning.interpret.residual import residual_statistics
 from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS, DepthScanResult
 from gpt_lightning.interpret.verdicts import head_verdict
 
-BLOCK_NUMBERS = 2**24  # most numbers in a block of attention weights: 64 MB, of which a handful are alive at once
+BLOCK_NUMBERS = 2**22  # most numbers in a block of attention weights: 16 MB, two of which are alive at once
 REPEATED_SEQUENCES = 4
 
 
