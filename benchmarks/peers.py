@@ -35,7 +35,10 @@ def nanogpt_network(path: Path, config: GPTConfig) -> nn.Module:
     sizes = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.d_model}
     sizes |= {"block_size": config.context_length, "vocab_size": config.vocab_size}
     with contextlib.redirect_stdout(None):  # it counts its parameters aloud
-        return module.GPT(module.GPTConfig(**sizes, dropout=config.dropout, bias=config.bias))
+        network = module.GPT(module.GPTConfig(**sizes, dropout=config.dropout, bias=config.bias))
+    if not config.tie_weights:
+        network.lm_head.weight = nn.Parameter(network.lm_head.weight.detach().clone())
+    return network
 
 
 def huggingface_network(config: GPTConfig) -> nn.Module:
@@ -45,7 +48,8 @@ def huggingface_network(config: GPTConfig) -> nn.Module:
     sizes = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.d_model}
     sizes |= {"n_positions": config.context_length, "vocab_size": config.vocab_size}
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout)
-    return GPT2LMHeadModel(GPT2Config(**sizes, **dropout, attn_implementation="sdpa", use_cache=False))
+    tied = {"tie_word_embeddings": config.tie_weights}
+    return GPT2LMHeadModel(GPT2Config(**sizes, **dropout, **tied, attn_implementation="sdpa", use_cache=False))
 
 
 def huggingface_loss(network: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Without a peer it compares precisions. On a GPU it prints MFU and the memory tha
 """
 
 import argparse
+import functools
 import itertools
 import statistics
 from collections.abc import Callable
@@ -42,6 +43,7 @@ def main() -> None:
     sizes = {"n_layer": 6, "n_head": 6, "d_model": 384, "context": 256, "vocab": 256, "batch": 8, "rounds": 10}
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--untied", action="store_true", help="a head of its own: 163M parameters for GPT-2's sizes")
     parser.add_argument("--precision", nargs="+", choices=DTYPES, default=["32-true"])
     parser.add_argument("--compile", choices=["no", "yes", "both"], default="no", help="with torch.compile")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT to compare with")
@@ -50,7 +52,8 @@ def main() -> None:
     args = parser.parse_args()
 
     device = choose_device(args.device)
-    config = GPTConfig(args.n_layer, args.n_head, args.d_model, args.context, args.vocab)
+    sizes = (args.n_layer, args.n_head, args.d_model, args.context, args.vocab)
+    config = GPTConfig(*sizes, tie_weights=not args.untied)
     tokens = torch.randint(args.vocab, (args.batch, args.context + 1), device=device)
     steps, memory = {}, {}
     for precision, compiled in itertools.product(args.precision, COMPILED[args.compile]):
@@ -117,6 +120,7 @@ def training_step(
     return step
 
 
+@functools.cache  # a CPU's is measured: once, so that shares of it can be compared
 def peak_flops(device: torch.device, dtype: torch.dtype | None) -> float:
     """Of a GPU, what its maker says; of a CPU, what a float32 matrix product reaches."""
     known = get_available_flops(device, dtype or torch.float32) if device.type == "cuda" else None

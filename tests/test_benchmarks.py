@@ -120,10 +120,11 @@ def test_training_steps_side_by_side(capsys, monkeypatch):
     assert all("MFU" in line for line in printed[-2:])
 
 
-def test_peers_lose_as_much_as_ours_on_the_same_weights():
+@pytest.mark.parametrize("tied", [True, False])
+def test_peers_have_as_many_parameters_and_their_own_loss(tied):
     """They would be no peers if they computed something else."""
     transformers = pytest.importorskip("transformers")
-    config = GPTConfig(n_layer=1, n_head=2, d_model=16, context_length=16, vocab_size=50)
+    config = GPTConfig(n_layer=1, n_head=2, d_model=16, context_length=16, vocab_size=50, tie_weights=tied)
     network = peers.huggingface_network(config)
     assert isinstance(network, transformers.GPT2LMHeadModel)
     assert sum(p.numel() for p in network.parameters()) == GPT(config).parameter_count()
