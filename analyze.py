@@ -12,8 +12,12 @@ def main() -> None:
     """Parse, analyse, say where the results lie."""
     parser = OneLineParser(description="Scan every layer and head of a checkpoint of this project.")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="checkpoint file, e.g. runs/…/checkpoints/last.ckpt"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        help="checkpoint file, e.g. runs/…/checkpoints/last.ckpt; or nanoGPT's, or a directory of Hugging Face's GPT-2",
     )
+    parser.add_argument("--tokenizer", help="bytes, gpt2 or a ranks file, for a network that comes without")
     parser.add_argument(
         "--output", type=Path, help="directory for the results (default: analysis/ in the run's directory)"
     )
@@ -32,7 +36,7 @@ def main() -> None:
     from gpt_lightning.interpret.tables import comparison_table, text_table
 
     found, comparison, written = analyse(
-        args.checkpoint, args.output, args.text, args.device, args.compare, not args.no_ablation
+        args.checkpoint, args.output, args.text, args.device, args.compare, not args.no_ablation, args.tokenizer
     )
     print(text_table(found.scan))
     if comparison is not None:

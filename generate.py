@@ -12,8 +12,12 @@ def main() -> None:
     """Parse, load, print the continuation as it is sampled."""
     parser = OneLineParser(description="Sample text from a checkpoint of this project.")
     parser.add_argument(
-        "--checkpoint", required=True, help="checkpoint file, e.g. runs/default/version_0/checkpoints/last.ckpt"
+        "--checkpoint",
+        required=True,
+        help="checkpoint file, e.g. runs/default/version_0/checkpoints/last.ckpt; or nanoGPT's, or a directory of "
+        "Hugging Face's GPT-2",
     )
+    parser.add_argument("--tokenizer", help="bytes, gpt2 or a ranks file, for a network that comes without")
     parser.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
     parser.add_argument("--tokens", type=positive_int, help="tokens to add (default: up to the end of the context)")
     parser.add_argument(
@@ -34,7 +38,7 @@ def main() -> None:
     from gpt_lightning.text import generate_text
 
     device = choose_device(args.device)
-    loaded = load_checkpoint(args.checkpoint)
+    loaded = load_checkpoint(args.checkpoint, args.tokenizer)
     if found := bad_weights(loaded.model):
         raise UserError(f"{args.checkpoint} has a weight that is not finite: {found}.")
     pieces = generate_text(

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,27 @@ import callbacks
 from callbacks.exact_resume import VALIDATION_DUE
 from callbacks.lost_process import end_with_launcher, lost_a_process
 from gpt_lightning import audit, precision, runs
-from gpt_lightning.checkpoint import DamagedCheckpoint, check_same_network, check_training_state, read_checkpoint
+from gpt_lightning.checkpoint import (
+    LoadedCheckpoint,
+    check_same_network,
+    check_training_state,
+    load_checkpoint,
+    read_checkpoint,
+)
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.cli_errors import clear_errors, usage_error
 from gpt_lightning.data.datamodule import TextDataModule
-from gpt_lightning.data.tokenizer import vocabulary_size
+from gpt_lightning.data.tokenizer import load_tokenizer, same_tokenizer, tokenizer_state, vocabulary_size
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_name
 from gpt_lightning.interpret.alarms import what_is_wrong
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
+from gpt_lightning.torch_files import DamagedCheckpoint
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
 SUBCOMMANDS = ("fit", "validate", "test")
+VOCABULARY_MULTIPLE = 64  # others round a vocabulary up to it, as nanoGPT does
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -102,14 +111,17 @@ class GPTCLI(LightningCLI):
         # The checkpoint and the precision stay out of the configuration, which is saved beside the run: who takes that
         # as theirs wants neither the resume nor the hardware of this run.
         self.run_dir, self.checkpoint = runs.new_run(experiment_dir), None
-        self.resume_step, self.purge_step, self.stopped_by = None, None, None
+        self.resume_step, self.purge_step, self.stopped_by, self.initial = None, None, None, None
+        if config.model.init_from is not None:
+            self.initial = load_checkpoint(config.model.init_from, config.data.tokenizer)
+            take_sizes(config, self.initial.model.config)
         try:
             gpt = GPTConfig(**vars(config.model.gpt))
         except ValueError as error:
             raise UserError(f"model.gpt: {error}.") from error
         if config.ckpt_path is not None:
             self.resume_from(config, experiment_dir, gpt)
-        elif self.subcommand != "fit":
+        elif self.subcommand != "fit" and self.initial is None:
             raise UserError(f"{self.subcommand} needs a checkpoint: --ckpt_path last, best or a file.")
         if config.data.context_length is None:
             config.data.context_length = gpt.context_length
@@ -223,6 +235,8 @@ class GPTCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """However a run ends, say how to go on; after a signal, end with the customary status."""
+        if self.initial is not None:
+            self.begin_with(self.initial)
         try:
             super()._run_subcommand(subcommand)
         except (callbacks.Stopped, SIGTERMException) as stop:
@@ -254,6 +268,21 @@ class GPTCLI(LightningCLI):
             raise
         finally:
             runs.remove_if_empty(self.run_dir)
+
+    def begin_with(self, initial: LoadedCheckpoint) -> None:
+        """Put its weights into the network, unless a checkpoint of the run itself brings others.
+
+        Raises:
+            UserError: it was trained with another tokenizer.
+        """
+        theirs, ours = initial.encoding, load_tokenizer(self.datamodule.hparams.tokenizer)
+        if not same_tokenizer(tokenizer_state(theirs), tokenizer_state(ours)):
+            raise UserError(
+                f"{self.model.hparams.init_from} was trained with tokenizer {theirs.name!r} of other tokens than "
+                f"--data.tokenizer {self.datamodule.hparams.tokenizer}."
+            )
+        if self.checkpoint is None:
+            self.model.model.load_state_dict(initial.model.state_dict())
 
     def how_to_go_on(self) -> str:
         """How many steps were made, how many are kept, and the command to resume."""
@@ -311,6 +340,23 @@ def newest_whole(run: Path) -> tuple[Path, dict[str, Any]]:
         content = read_checkpoint(previous)
         say(f"{last} is damaged or missing: going on from {previous}, step {content['global_step']:,}.")
         return previous, content
+
+
+def take_sizes(config: Namespace, initial: GPTConfig) -> None:
+    """Let the network be as the one it begins with, but for dropout.
+
+    Raises:
+        UserError: the tokenizer has more ids than it.
+    """
+    n_ids = config.model.gpt.vocab_size
+    if not n_ids <= initial.vocab_size < n_ids + VOCABULARY_MULTIPLE:
+        raise UserError(
+            f"{config.model.init_from} has {initial.vocab_size:,} token ids, but tokenizer {config.data.tokenizer!r} "
+            f"has {n_ids:,}: give the one it was trained with as --data.tokenizer."
+        )
+    for name, value in asdict(initial).items():
+        if name != "dropout":
+            config.model.gpt[name] = value
 
 
 @rank_zero_only

@@ -41,16 +41,18 @@ def analyse(
     device: str = "auto",
     compare: Path | None = None,
     with_ablation: bool = True,
+    tokenizer: str | None = None,
 ) -> tuple[Study, Comparison | None, list[Path]]:
     """Study a checkpoint and write `depth_scan.json`, `report.html` and the pictures.
 
     Args:
-        checkpoint: A checkpoint that train.py wrote.
+        checkpoint: A checkpoint that train.py wrote, or one from elsewhere that `load_checkpoint` reads.
         output: Directory for the results; None means `analysis/` in the checkpoint's run, or beside the checkpoint.
         text: File to scan on; None means the validation text that the checkpoint carries.
         device: "auto", "cpu" or "cuda".
         compare: Another checkpoint, to put beside this one.
         with_ablation: Whether to ablate every head, which is nearly all of the time.
+        tokenizer: Of checkpoints from elsewhere that come without.
 
     Returns:
         What was found, what the other checkpoint is like, and the files written.
@@ -59,9 +61,10 @@ def analyse(
         UserError: a checkpoint, the text or the device can't be used.
     """
     where = choose_device(device)
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, tokenizer)
     other = None if compare is None else load_checkpoint(compare)
-    output = output or (runs.run_of(checkpoint) or checkpoint.parent) / "analysis"
+    beside = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    output = output or (runs.run_of(checkpoint) or beside) / "analysis"
     tokens, source = sequences_to_scan(loaded, text)
     # Scans of another text do not go on where those of the run left off.
     history = loaded.scans if text is None else []

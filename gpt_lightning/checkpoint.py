@@ -1,7 +1,8 @@
-"""Reading a checkpoint outside training: network, tokenizer and a little text, without the corpus or Lightning."""
+"""Reading a checkpoint outside training: network, tokenizer and a little text, without the corpus or Lightning.
 
-import pickle
-import zipfile
+Besides this project's own, a directory that interop/ reads, or nanoGPT's ckpt.pt.
+"""
+
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,18 @@ import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from tqdm import tqdm
 
-from gpt_lightning.data.tokenizer import tokenizer_from_state
+from gpt_lightning.data.tokenizer import GPT2_VOCABULARY_SIZE, load_tokenizer, tokenizer_from_state
 from gpt_lightning.errors import UserError
+from gpt_lightning.interop.huggingface import load_huggingface
+from gpt_lightning.interop.nanogpt import is_nanogpt, nanogpt_network
+from gpt_lightning.interop.plain import is_plain, load_plain
+from gpt_lightning.interop.tokenizer import find_tokenizer
 from gpt_lightning.model import GPT, GPTConfig
+from gpt_lightning.torch_files import read_content
 
 NETWORK_PREFIX = "model."  # GPTModule keeps the network in `.model`
-BLOCK_BYTES = 1 << 22
+NANOGPT_VOCABULARY_SIZE = 50304  # GPT-2's, rounded up to a multiple of 64
 DATA_KEY = "TextDataModule"  # Lightning saves a datamodule's state under the name of its class
 
 
@@ -28,13 +33,9 @@ class LoadedCheckpoint:
 
     model: GPT  # in eval mode, on the CPU, float32
     encoding: tiktoken.Encoding
-    step: int  # optimiser steps taken
+    step: int | None  # optimiser steps taken; None if it came from elsewhere
     validation_sequences: Tensor | None  # (n, context_length) int64, as scanned during training
     scans: list[dict]  # records of the depth scans before this step, oldest first, see interpret.result
-
-
-class DamagedCheckpoint(UserError):
-    """The file is not what was written: truncated, or bits have changed."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -45,44 +46,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, not a checkpoint, or not one of this project.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint at {path}.")
-    try:
-        check_content(path)  # first: what is not as it was written is not unpickled at all
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds more than plain data and was not loaded; only open checkpoints that this project wrote."
-        ) from error
-    except PermissionError:
-        raise
-    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise DamagedCheckpoint(
-            f"{path} is not a complete checkpoint (truncated or damaged); use an earlier one."
-        ) from error
+    checkpoint = read_content(path)
+    check_is_ours(checkpoint, path)
+    return checkpoint
+
+
+def check_is_ours(checkpoint: Any, path: Path) -> None:
+    """Raise UserError unless train.py wrote this."""
     try:
         check_structure(checkpoint)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not a checkpoint that this project's train.py wrote.") from error
-    return checkpoint
-
-
-def check_content(path: Path) -> None:
-    """Compare all that is in a file of `torch.save`, which is a zip archive, with the checksums in it; `torch.load`
-    does not.
-
-    Raises:
-        zipfile.BadZipFile: they differ, or the archive is none that torch wrote.
-    """
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise zipfile.BadZipFile("compressed")  # could unpack to more than there is memory
-        with tqdm(total=path.stat().st_size, desc=f"checking {path.name}", unit="B", unit_scale=True, delay=2) as bar:
-            for member in members:
-                with archive.open(member) as file:
-                    while block := file.read(BLOCK_BYTES):
-                        bar.update(len(block))
 
 
 def check_structure(checkpoint: dict[str, Any]) -> None:
@@ -132,13 +106,26 @@ def saved_config(checkpoint: dict[str, Any]) -> GPTConfig:
     return GPTConfig(**checkpoint["hyper_parameters"]["gpt"])
 
 
-def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
+def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedCheckpoint:
     """Load the network and what is needed to use it.
 
+    Args:
+        path: A checkpoint of train.py, a directory of Hugging Face's GPT-2 or of `interop.save_plain`, or a ckpt.pt of
+            nanoGPT.
+        tokenizer: As for `load_tokenizer`, for a network that comes without one; else it is not looked at.
+
     Raises:
-        UserError: as `read_checkpoint`, or when the weights don't fit the sizes that the checkpoint states.
+        UserError: as `read_checkpoint`, or when the weights don't fit the sizes that the checkpoint states, or nothing
+            says which tokenizer the network was trained with.
     """
-    checkpoint = read_checkpoint(path)
+    path = Path(path)
+    if path.is_dir():
+        model = load_plain(path) if is_plain(path) else load_huggingface(path)
+        return _from_elsewhere(model, find_tokenizer(path), tokenizer, path)
+    checkpoint = read_content(path)
+    if is_nanogpt(checkpoint):
+        return _from_elsewhere(nanogpt_network(checkpoint, path), None, tokenizer, path)
+    check_is_ours(checkpoint, path)
     check_weights(checkpoint, path)  # before memory for the sizes is asked for
     model = GPT(saved_config(checkpoint))
     model.load_state_dict(network_weights(checkpoint))
@@ -155,6 +142,22 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         validation_sequences=None if sequences is None else sequences.long(),
         scans=[scan for scan in scans_in(checkpoint) if scan["step"] < checkpoint["global_step"]],
     )
+
+
+def _from_elsewhere(model: GPT, found: tiktoken.Encoding | None, tokenizer: str | None, path: Path) -> LoadedCheckpoint:
+    """A network without a run, and its tokenizer: what was found beside it, else what was asked for, else GPT-2's if
+    the number of ids is GPT-2's (nanoGPT rounds it up)."""
+    n_ids = model.config.vocab_size
+    if found is None and tokenizer is None and n_ids not in (GPT2_VOCABULARY_SIZE, NANOGPT_VOCABULARY_SIZE):
+        raise UserError(
+            f"Nothing beside {path} says which tokenizer its {n_ids:,} ids are of: give --tokenizer bytes, gpt2 or a "
+            "file of tiktoken ranks."
+        )
+    if found is None:
+        found = load_tokenizer(tokenizer or "gpt2")
+    if found.n_vocab > n_ids:
+        raise UserError(f"The tokenizer {found.name!r} has {found.n_vocab:,} ids, but the network in {path} {n_ids:,}.")
+    return LoadedCheckpoint(model, found, step=None, validation_sequences=None, scans=[])
 
 
 def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

@@ -17,10 +17,12 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     generator: torch.Generator | None = None,
+    n_ids: int | None = None,
 ) -> Iterator[Tensor]:
     """Continue `prompt_BT` (B, T) int64, yielding the next token of every sequence, (B,) int64, one step at a time.
 
-    The caller puts the network into eval mode. A temperature of 0 takes the likeliest token.
+    The caller puts the network into eval mode. A temperature of 0 takes the likeliest token. Of a vocabulary that was
+    rounded up, only the first `n_ids` are ids of tokens: the others are never sampled.
 
     Raises:
         ValueError: the prompt is empty, or prompt and new tokens together don't fit into the context.
@@ -36,7 +38,7 @@ def generate(
     cache = KVCache(gpt, batch_size=prompt_BT.size(0))
     tokens_BT = prompt_BT
     for _ in range(max_new_tokens):
-        logits_BV = gpt(tokens_BT, cache)[:, -1].float()
+        logits_BV = gpt(tokens_BT, cache)[:, -1, :n_ids].float()
         next_B = sample(logits_BV, temperature, top_k, generator)
         yield next_B
         tokens_BT = next_B[:, None]

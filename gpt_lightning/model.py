@@ -17,7 +17,11 @@ from torch.nn.attention.bias import causal_lower_right
 
 from gpt_lightning.kv_cache import KVCache, LayerCache
 
-CHOICES = {"position": ("learned", "rope"), "norm": ("layer", "rms"), "activation": ("gelu", "relu_squared")}
+CHOICES = {
+    "position": ("learned", "rope"),
+    "norm": ("layer", "rms"),
+    "activation": ("gelu", "gelu_erf", "relu_squared"),
+}
 
 
 @dataclass
@@ -37,7 +41,8 @@ class GPTConfig:
         norm: "layer" norm, as in GPT-2, or "rms", which neither centres nor shifts (Zhang & Sennrich 2019).
         qk_norm: Whether queries and keys are RMS-normalised before positions, so that attention logits cannot grow
             (Dehghani et al. 2023, here without trained scales; logits are at most √(d_model / n_head)).
-        activation: The MLP's: "gelu", as in GPT-2, or "relu_squared" (So et al. 2021).
+        activation: The MLP's: "gelu" in its tanh form, as in GPT-2, "gelu_erf", as in nanoGPT, or "relu_squared" (So
+            et al. 2021).
         zero_init: Whether the projections that write to the residual stream begin at 0, so that every block begins as
             the identity (as in Yang et al. 2022), rather than as in GPT-2.
     """
@@ -53,7 +58,7 @@ class GPTConfig:
     position: Literal["learned", "rope"] = "learned"
     norm: Literal["layer", "rms"] = "layer"
     qk_norm: bool = False
-    activation: Literal["gelu", "relu_squared"] = "gelu"
+    activation: Literal["gelu", "gelu_erf", "relu_squared"] = "gelu"
     zero_init: bool = False
 
     def __post_init__(self) -> None:
@@ -161,13 +166,16 @@ class ReLUSquared(nn.Module):
         return F.relu(x).square()
 
 
+ACTIVATIONS = {"gelu": lambda: nn.GELU(approximate="tanh"), "gelu_erf": nn.GELU, "relu_squared": ReLUSquared}
+
+
 class MLP(nn.Module):
-    """Widen four times, GELU (the tanh form, as in GPT-2) or squared ReLU, narrow again."""
+    """Widen four times, GELU or squared ReLU, narrow again."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.up = nn.Linear(config.d_model, 4 * config.d_model, bias=config.bias)
-        self.activation = ReLUSquared() if config.activation == "relu_squared" else nn.GELU(approximate="tanh")
+        self.activation = ACTIVATIONS[config.activation]()
         self.down = nn.Linear(4 * config.d_model, config.d_model, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 

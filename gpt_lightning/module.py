@@ -80,6 +80,8 @@ class GPTModule(L.LightningModule):
 
     Args:
         gpt: Sizes and options of the network.
+        init_from: Begin with the weights, and so with the sizes and options, of this network: a checkpoint of ours, a
+            directory of Hugging Face's GPT-2, or nanoGPT's ckpt.pt. Dropout stays as configured.
         optimizer: "adamw", or "muon", which takes the matrices in the blocks and leaves the rest to AdamW.
         learning_rate: Peak learning rate of AdamW.
         muon_learning_rate: Peak learning rate of Muon.
@@ -105,6 +107,7 @@ class GPTModule(L.LightningModule):
     def __init__(
         self,
         gpt: GPTConfig,
+        init_from: str | None = None,
         optimizer: Literal["adamw", "muon"] = "adamw",
         learning_rate: float = 6e-4,
         muon_learning_rate: float = 0.02,

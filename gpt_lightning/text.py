@@ -59,9 +59,9 @@ def generate_text(
     prompt_BT = torch.tensor(tokens.astype("int64"), device=gpt.head.weight.device)[None]
     generator = torch.Generator().manual_seed(seed)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for token_B in generate(
-        gpt, prompt_BT, room if max_new_tokens is None else max_new_tokens, temperature, top_k, generator
-    ):
+    if max_new_tokens is None:
+        max_new_tokens = room
+    for token_B in generate(gpt, prompt_BT, max_new_tokens, temperature, top_k, generator, encoding.n_vocab):
         try:
             piece = encoding.decode_single_token_bytes(int(token_B))
         except KeyError:  # an id that no token has; an untrained network may write it

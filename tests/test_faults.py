@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from gpt_lightning import runs
-from gpt_lightning.checkpoint import DamagedCheckpoint, load_checkpoint, read_checkpoint
+from gpt_lightning.checkpoint import load_checkpoint, read_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import whole_file
+from gpt_lightning.torch_files import DamagedCheckpoint
 from tests.command_line import TINY, command, environment, run
 from tests.conftest import REPO
 

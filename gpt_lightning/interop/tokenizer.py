@@ -1,0 +1,79 @@
+"""The tokenizer beside weights that came from elsewhere: our own file, or Hugging Face's of GPT-2's kind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+import torch
+
+from gpt_lightning.data.tokenizer import END_OF_TEXT, GPT2_PATTERN, tokenizer_from_state, tokenizer_state
+from gpt_lightning.errors import UserError
+from gpt_lightning.files import whole_file
+from gpt_lightning.interop.json_files import read_json
+
+OURS = "gpt_lightning_tokenizer.json"
+
+
+def save_tokenizer(encoding: tiktoken.Encoding, directory: Path) -> Path:
+    """Write a tokenizer so that `find_tokenizer` has it again; `transformers` does not look at the file."""
+    state = tokenizer_state(encoding)
+    state["ranks"] = state["ranks"].numpy().tobytes().decode()
+    with whole_file(directory / OURS) as file:
+        file.write(json.dumps(state).encode())
+    return directory / OURS
+
+
+def find_tokenizer(directory: Path) -> tiktoken.Encoding | None:
+    """The tokenizer that a directory holds, or None.
+
+    Raises:
+        UserError: there is one, but it is damaged or not byte-level BPE as GPT-2's.
+    """
+    try:
+        if (directory / OURS).is_file():
+            state = read_json(directory / OURS)
+            ranks = torch.frombuffer(bytearray(state["ranks"].encode()), dtype=torch.uint8)
+            return tokenizer_from_state(state | {"ranks": ranks})
+        if (directory / "tokenizer.json").is_file():
+            return _from_tokenizer_json(read_json(directory / "tokenizer.json"))
+        if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+            merges = (directory / "merges.txt").read_text(encoding="utf-8").splitlines()
+            merges = [line for line in merges if line and not line.startswith("#version")]
+            return _from_vocabulary(read_json(directory / "vocab.json"), merges, {})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"The tokenizer in {directory} is not GPT-2's kind of byte-level BPE: {error}.") from error
+    return None
+
+
+def _from_tokenizer_json(content: dict[str, Any]) -> tiktoken.Encoding:
+    model, before = content["model"], content["pre_tokenizer"]
+    plain = {"type": "ByteLevel", "add_prefix_space": False}
+    if model["type"] != "BPE" or any(before.get(key) != value for key, value in plain.items()):
+        raise ValueError("it splits text in another way")
+    if content.get("normalizer") is not None or before.get("use_regex") is False:
+        raise ValueError("it changes the text or splits it in another way")
+    special = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
+    return _from_vocabulary(model["vocab"], model["merges"], special)
+
+
+def _from_vocabulary(vocabulary: dict[str, int], merges: list, special: dict[str, int]) -> tiktoken.Encoding:
+    """GPT-2's files name each byte by a printable character; tiktoken merges what has the lowest id first."""
+    if END_OF_TEXT in vocabulary:
+        special = {END_OF_TEXT: vocabulary[END_OF_TEXT]} | special
+    byte = _byte_of_character()
+    ranks = {bytes(byte[c] for c in token): i for token, i in vocabulary.items() if token not in special}
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
+    order = [vocabulary["".join(pair)] for pair in pairs]
+    if order != sorted(order):
+        raise ValueError("its ids are not in the order of its merges")
+    if len(ranks) != len(vocabulary.keys() - special.keys()) or not all(bytes([b]) in ranks for b in range(256)):
+        raise ValueError("it does not give every byte an id")
+    return tiktoken.Encoding("huggingface", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+
+
+def _byte_of_character() -> dict[str, int]:
+    """As in GPT-2's encoder.py: printable bytes stand for themselves, the others for characters from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}

@@ -1,0 +1,61 @@
+"""Reading what `torch.save` wrote, as plain data, after comparing it with its checksums."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from gpt_lightning.errors import UserError
+
+BLOCK_BYTES = 1 << 22
+
+
+class DamagedCheckpoint(UserError):
+    """The file is not what was written: truncated, or bits have changed."""
+
+
+def read_content(path: Path) -> Any:
+    """What a file of `torch.save` holds, whoever wrote it; plain types and tensors mapped from the file.
+
+    Nothing in it is executed (weights_only).
+
+    Raises:
+        DamagedCheckpoint: the file is truncated, or some of its content is not what was written.
+        UserError: the file is missing, or holds more than plain data.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint at {path}.")
+    try:
+        check_content(path)  # first: what is not as it was written is not unpickled at all
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than plain data and was not loaded; only open checkpoints that this project wrote."
+        ) from error
+    except PermissionError:
+        raise
+    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DamagedCheckpoint(
+            f"{path} is not a complete checkpoint (truncated or damaged); use an earlier one."
+        ) from error
+
+
+def check_content(path: Path) -> None:
+    """Compare all that is in a file of `torch.save`, which is a zip archive, with the checksums in it; `torch.load`
+    does not.
+
+    Raises:
+        zipfile.BadZipFile: they differ, or the archive is none that torch wrote.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise zipfile.BadZipFile("compressed")  # could unpack to more than there is memory
+        with tqdm(total=path.stat().st_size, desc=f"checking {path.name}", unit="B", unit_scale=True, delay=2) as bar:
+            for member in members:
+                with archive.open(member) as file:
+                    while block := file.read(BLOCK_BYTES):
+                        bar.update(len(block))
