@@ -7,6 +7,7 @@ Random weights: what is sampled costs the same whatever it says.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ def main() -> None:
     for name, value in (sizes | {"batch": 1, "prompt": 32, "new": 224, "rounds": 3}).items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32"])
+    parser.add_argument("--compile", action="store_true", help="ours with a compiled step, too; for GPUs")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT to compare with")
     parser.add_argument("--transformers", action="store_true", help="compare with Hugging Face's, too")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -45,6 +47,9 @@ def main() -> None:
     for name in args.dtype:
         gpt = GPT(config).to(device, DTYPES[name]).eval()
         decoders[f"gpt_lightning {name}"] = lambda gpt=gpt: list(generate(gpt, prompt, args.new))
+        if args.compile:
+            compiled = functools.partial(generate, gpt, prompt, args.new, compiled=True)
+            decoders[f"gpt_lightning {name} compiled"] = lambda compiled=compiled: list(compiled())
         if args.nanogpt is not None:
             theirs = peers.nanogpt_network(args.nanogpt, config).to(device, DTYPES[name]).eval()
             decoders[f"nanoGPT {name}"] = lambda theirs=theirs: theirs.generate(prompt, args.new)

@@ -1,6 +1,6 @@
 """Preallocated keys and values for decoding one token at a time.
 
-It only stores: positions and masks belong to the network, sampling to generation.py.
+It only stores, and says where the next tokens stand: masks belong to the network, sampling to generation.py.
 """
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor
 
 class LayerCache:
     """One layer's view of the cache during one forward pass."""
+
+    visible: Tensor | None = None  # all that `append` returns
 
     def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
         self.keys, self.values, self.length = keys, values, length
@@ -19,6 +21,10 @@ class LayerCache:
         self.keys[:, :, self.length : end] = k_BHTD
         self.values[:, :, self.length : end] = v_BHTD
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def positions(self, tokens: int) -> slice:
+        """Where the next `tokens` stand."""
+        return slice(self.length, self.length + tokens)
 
 
 class KVCache:
@@ -38,6 +44,55 @@ class KVCache:
         """The cache of one layer, to append to."""
         return LayerCache(self.keys[index], self.values[index], self.length)
 
+    def positions(self, tokens: int) -> slice:
+        """Where the next `tokens` stand; ValueError if the context does not hold them."""
+        end, context_length = self.length + tokens, self.keys.size(-2)
+        if end > context_length:
+            raise ValueError(f"{end} tokens do not fit into a context of {context_length} tokens")
+        return slice(self.length, end)
+
     def advance(self, tokens: int) -> None:
         """Count `tokens` as seen, once every layer has appended them."""
         self.length += tokens
+
+
+class StaticLayerCache:
+    """One layer's view of a `StaticCache`."""
+
+    def __init__(self, keys: Tensor, values: Tensor, position_1: Tensor, visible_1S: Tensor) -> None:
+        self.keys, self.values, self.position_1, self.visible = keys, values, position_1, visible_1S
+
+    def append(self, k_BH1D: Tensor, v_BH1D: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one new key and value; return those of the whole context, of which `visible` are to be seen."""
+        return self.keys.index_copy_(2, self.position_1, k_BH1D), self.values.index_copy_(2, self.position_1, v_BH1D)
+
+    def positions(self, tokens: int) -> Tensor:
+        """Where the next token stands."""
+        return self.position_1
+
+
+class StaticCache:
+    """A filled `KVCache` for one token at a time in shapes that never change, as compiled decoding needs them.
+
+    A step looks at the whole context, masked, and where it stands is a tensor: nothing is compiled twice, and a GPU can
+    replay the step as one graph. The caller adds 1 to `position_1` after each step, and stops at the context's end.
+    """
+
+    def __init__(self, cache: KVCache) -> None:
+        self.keys, self.values = cache.keys, cache.values
+        self.position_1 = torch.tensor([cache.length], device=cache.keys.device)
+        self._slots_1S = torch.arange(cache.keys.size(-2), device=cache.keys.device)[None]
+        for tensor in (self.keys, self.values, self.position_1, self._slots_1S):
+            torch._dynamo.mark_static_address(tensor)  # else the graph would work on copies
+
+    def layer(self, index: int) -> StaticLayerCache:
+        """The cache of one layer, to append to."""
+        visible_1S = self._slots_1S <= self.position_1
+        return StaticLayerCache(self.keys[index], self.values[index], self.position_1, visible_1S)
+
+    def positions(self, tokens: int) -> Tensor:
+        """Where the next token stands."""
+        return self.position_1
+
+    def advance(self, tokens: int) -> None:
+        """Not here: inside a graph nothing of Python's is counted."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
-from gpt_lightning.kv_cache import KVCache, LayerCache
+from gpt_lightning.kv_cache import KVCache, LayerCache, StaticCache, StaticLayerCache
 
 CHOICES = {
     "position": ("learned", "rope"),
@@ -92,9 +92,11 @@ class Attend(nn.Module):
         super().__init__()
         self.dropout = dropout
 
-    def forward(self, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
+    def forward(self, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, visible_1S: Tensor | None = None) -> Tensor:
         T, S = q_BHTD.size(-2), k_BHSD.size(-2)
         dropout_p = self.dropout if self.training else 0.0
+        if visible_1S is not None:  # one query and the whole of a cache
+            return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=visible_1S)
         # Queries are the last T of S positions. One query sees every key; T = S is plain causal attention; only a
         # prompt that continues a cache needs a mask that is aligned to the last key.
         mask = causal_lower_right(T, S) if 1 < T < S else None
@@ -114,8 +116,8 @@ class RotaryPositions(nn.Module):
         self.register_buffer("cos", torch.cat((angles.cos(), angles.cos()), -1), persistent=False)
         self.register_buffer("sin", torch.cat((-angles.sin(), angles.sin()), -1), persistent=False)
 
-    def forward(self, x_BHTD: Tensor, start: int) -> Tensor:
-        cos, sin = (table[start : start + x_BHTD.size(-2)] for table in (self.cos, self.sin))
+    def forward(self, x_BHTD: Tensor, positions: slice | Tensor) -> Tensor:
+        cos, sin = self.cos[positions], self.sin[positions]
         # In float32 or wider, whatever autocast made of x.
         x = x_BHTD.to(torch.promote_types(x_BHTD.dtype, torch.float32))
         # Channel i forms a pair with i + D/2: rolled by half, each meets its partner.
@@ -143,7 +145,7 @@ class CausalSelfAttention(nn.Module):
         self.output = nn.Linear(config.d_model, config.d_model, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTC: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x_BTC: Tensor, cache: LayerCache | StaticLayerCache | None = None) -> Tensor:
         B, T, C = x_BTC.shape
         qkv = self.qkv(x_BTC).view(B, T, 3, self.n_head, C // self.n_head)
         qk, v = qkv.permute(2, 0, 3, 1, 4).split([2, 1])
@@ -151,11 +153,12 @@ class CausalSelfAttention(nn.Module):
         if self.qk_norm is not None:
             qk = self.qk_norm(qk)
         if self.rotary is not None:
-            qk = self.rotary(qk, 0 if cache is None else cache.length)
+            qk = self.rotary(qk, slice(T) if cache is None else cache.positions(T))
         (q, k), (v,) = qk, v
+        visible = None
         if cache is not None:
-            k, v = cache.append(k, v)
-        mixed_BTC = self.attend(q, k, v).transpose(1, 2).reshape(B, T, C)
+            (k, v), visible = cache.append(k, v), cache.visible
+        mixed_BTC = self.attend(q, k, v, visible_1S=visible).transpose(1, 2).reshape(B, T, C)
         return self.dropout(self.output(mixed_BTC))
 
 
@@ -193,7 +196,7 @@ class Block(nn.Module):
         self.norm2 = normalisation(config)
         self.mlp = MLP(config)
 
-    def forward(self, x_BTC: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x_BTC: Tensor, cache: LayerCache | StaticLayerCache | None = None) -> Tensor:
         x_BTC = x_BTC + self.attention(self.norm1(x_BTC), cache)
         return x_BTC + self.mlp(self.norm2(x_BTC))
 
@@ -233,7 +236,7 @@ class GPT(nn.Module):
             for projection in (block.attention.output, block.mlp.down):
                 projection.weight.mul_(0 if self.config.zero_init else 1 / math.sqrt(2 * self.config.n_layer))
 
-    def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, tokens_BT: Tensor, cache: KVCache | StaticCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens_BT` (B, T) int64.
 
         With a cache, `tokens_BT` continues what the cache has seen, and is added to it.
@@ -243,20 +246,20 @@ class GPT(nn.Module):
         """
         return self.head(self.hidden_states(tokens_BT, cache))
 
-    def hidden_states(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden_states(self, tokens_BT: Tensor, cache: KVCache | StaticCache | None = None) -> Tensor:
         """What the head reads: the residual stream after the last block and the final norm, (B, T, C)."""
-        start = 0 if cache is None else cache.length
-        end = start + tokens_BT.size(1)
-        if end > self.config.context_length:
-            raise ValueError(f"{end} tokens do not fit into a context of {self.config.context_length} tokens")
+        T, context_length = tokens_BT.size(1), self.config.context_length
+        if cache is None and context_length < T:
+            raise ValueError(f"{T} tokens do not fit into a context of {context_length} tokens")
+        positions = slice(T) if cache is None else cache.positions(T)
         x_BTC = self.token_embedding(tokens_BT)
         if self.position_embedding is not None:
-            x_BTC = x_BTC + self.position_embedding.weight[start:end]
+            x_BTC = x_BTC + self.position_embedding.weight[positions]
         x_BTC = self.dropout(x_BTC)
         for layer, block in enumerate(self.blocks):
             x_BTC = block(x_BTC, None if cache is None else cache.layer(layer))
         if cache is not None:
-            cache.advance(tokens_BT.size(1))
+            cache.advance(T)
         return self.norm(x_BTC)
 
     def parameter_count(self) -> int:

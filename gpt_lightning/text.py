@@ -20,6 +20,7 @@ def generate_text(
     temperature: float = 1.0,
     top_k: int | None = None,
     seed: int = 1337,
+    compiled: bool = False,
 ) -> Iterator[str]:
     """Yield the continuation of `prompt` as it is sampled, whole characters at a time; bytes that are no UTF-8 show as
     �.
@@ -32,6 +33,7 @@ def generate_text(
         temperature: 0 takes the likeliest token, 1 samples as trained.
         top_k: Sample among the k likeliest tokens only.
         seed: The same seed gives the same text.
+        compiled: As for `generate`.
 
     Raises:
         UserError: the prompt is empty or no text, or prompt and continuation don't fit into the context.
@@ -61,7 +63,8 @@ def generate_text(
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     if max_new_tokens is None:
         max_new_tokens = room
-    for token_B in generate(gpt, prompt_BT, max_new_tokens, temperature, top_k, generator, encoding.n_vocab):
+    options = (temperature, top_k, generator, encoding.n_vocab, compiled)
+    for token_B in generate(gpt, prompt_BT, max_new_tokens, *options):
         try:
             piece = encoding.decode_single_token_bytes(int(token_B))
         except KeyError:  # an id that no token has; an untrained network may write it

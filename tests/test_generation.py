@@ -5,8 +5,8 @@ import torch
 
 from gpt_lightning.data.tokenizer import load_tokenizer
 from gpt_lightning.errors import UserError
-from gpt_lightning.generation import generate, sample
-from gpt_lightning.kv_cache import KVCache
+from gpt_lightning.generation import generate, last_logits, sample
+from gpt_lightning.kv_cache import KVCache, StaticCache
 from gpt_lightning.model import GPT, GPTConfig
 from gpt_lightning.text import generate_text
 from tests.networks import VARIANTS
@@ -50,6 +50,38 @@ def test_greedy_generation_equals_a_loop_without_a_cache(gpt):
     assert torch.equal(generated, tokens[:, 5:])
 
 
+@pytest.mark.parametrize("length", [1, 5, 31])
+def test_logits_with_shapes_that_never_change_equal_those_without_a_cache(gpt, length):
+    tokens = torch.randint(256, (2, 32))
+    cache = KVCache(gpt, batch_size=2)
+    with torch.no_grad():
+        gpt(tokens[:, :length], cache)
+        static = StaticCache(cache)
+        for position in range(length, 32):
+            logits = gpt(tokens[:, position : position + 1], static)
+            static.position_1 += 1
+            torch.testing.assert_close(logits[:, 0], gpt(tokens)[:, position], atol=1e-10, rtol=1e-10)
+
+
+def test_a_decoding_step_is_captured_once_whatever_its_position(gpt):
+    """By the part of torch.compile that runs everywhere; the code that it would write for a GPU is not tested."""
+    captured = []
+
+    def count(graph, inputs):
+        captured.append(graph)
+        return graph
+
+    cache = KVCache(gpt, batch_size=2)
+    with torch.no_grad():
+        gpt(torch.randint(256, (2, 3)), cache)
+        static = StaticCache(cache)
+        step = torch.compile(last_logits, fullgraph=True, dynamic=False, backend=count)
+        for token in torch.randint(256, (6, 2, 1)):
+            step(gpt, token, static)
+            static.position_1 += 1
+    assert len(captured) == 1
+
+
 def test_sampling_follows_the_probabilities():
     logits = torch.tensor([0.6, 0.3, 0.1]).log().expand(20_000, 3)
     drawn = sample(logits, generator=torch.Generator().manual_seed(0)).bincount() / 20_000
@@ -78,14 +110,14 @@ def test_characters_of_several_bytes_come_out_whole(tiny_config):
     euro = "€".encode()
     follows = {euro[0]: euro[1], euro[1]: euro[2], euro[2]: euro[0]}
 
-    def forward(tokens, cache):
+    def hidden_states(tokens, cache):
         logits = torch.zeros(*tokens.shape, 256)
         for position, token in enumerate(tokens[0].tolist()):
             logits[0, position, follows[token]] = 100.0
         cache.advance(tokens.size(1))
         return logits
 
-    gpt.forward = forward
+    gpt.hidden_states, gpt.head.forward = hidden_states, lambda logits: logits
     pieces = list(generate_text(gpt, load_tokenizer("bytes"), "€", max_new_tokens=7))
     assert "".join(pieces) == "€€\ufffd"  # the last, unfinished one shows as a replacement character
     assert pieces[:6] == ["", "", "€", "", "", "€"]

@@ -71,9 +71,8 @@ def test_rope_scores_depend_on_distance_only(tiny_config):
     tiny_config.position = "rope"
     rotary = GPT(tiny_config).blocks[0].attention.rotary
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
-    scores = {
-        (i, j): (rotary(q, start=i) * rotary(k, start=j)).sum().item() for i, j in [(5, 2), (9, 6), (15, 12), (6, 2)]
-    }
+    pairs = [(5, 2), (9, 6), (15, 12), (6, 2)]
+    scores = {(i, j): (rotary(q, slice(i, i + 1)) * rotary(k, slice(j, j + 1))).sum().item() for i, j in pairs}
     assert scores[5, 2] == pytest.approx(scores[9, 6], abs=1e-5)
     assert scores[5, 2] == pytest.approx(scores[15, 12], abs=1e-5)
     assert abs(scores[5, 2] - scores[6, 2]) > 1e-3
@@ -87,7 +86,7 @@ def test_rope_matches_the_rotation_of_complex_numbers(tiny_config):
     frequencies = 10_000.0 ** -(torch.arange(4) / 4)
     angles = torch.outer(torch.arange(16), frequencies)
     rotated = torch.complex(x[..., :4], x[..., 4:]) * torch.exp(1j * angles)
-    torch.testing.assert_close(rotary(x, start=0), torch.cat([rotated.real, rotated.imag], dim=-1))
+    torch.testing.assert_close(rotary(x, slice(x.size(-2))), torch.cat([rotated.real, rotated.imag], dim=-1))
 
 
 def test_normalised_queries_and_keys_are_those_of_qwen3():
