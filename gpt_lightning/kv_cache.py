@@ -55,6 +55,11 @@ class KVCache:
         """Count `tokens` as seen, once every layer has appended them."""
         self.length += tokens
 
+    def repeat(self, n: int) -> None:
+        """Let each sequence stand for `n`, one after the other, that go on from the same tokens."""
+        if n > 1:
+            self.keys, self.values = (x.repeat_interleave(n, dim=1) for x in (self.keys, self.values))
+
 
 class StaticLayerCache:
     """One layer's view of a `StaticCache`."""
@@ -75,7 +80,7 @@ class StaticCache:
     """A filled `KVCache` for one token at a time in shapes that never change, as compiled decoding needs them.
 
     A step looks at the whole context, masked, and where it stands is a tensor: nothing is compiled twice, and a GPU can
-    replay the step as one graph. The caller adds 1 to `position_1` after each step, and stops at the context's end.
+    replay the step as one graph. The caller sets `position_1` after each step, and stops at the context's end.
     """
 
     def __init__(self, cache: KVCache) -> None:

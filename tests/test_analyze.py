@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import struct
+import subprocess
 from copy import deepcopy
 from dataclasses import asdict
 from html.parser import HTMLParser
@@ -17,7 +18,7 @@ from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_state
 from gpt_lightning.model import GPT, GPTConfig
-from tests.command_line import TINY, run
+from tests.command_line import TINY, command, run
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,34 @@ def test_generate_continues_the_prompt_the_same_way_for_the_same_seed(main, chec
     assert first.stdout == again
 
 
+def test_prompts_from_a_file_from_standard_input_and_as_they_are_typed(checkpoint, tmp_path):
+    args = command("generate.py", "--checkpoint", checkpoint, "--seed", 3, "--tokens", 9)
+    (tmp_path / "prompt.txt").write_bytes("the c\xe4t\n".encode())
+
+    def generated(*more, given=b""):
+        done = subprocess.run([*args, *more], input=given, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        assert b" tokens, " in done.stderr
+        return done.stdout
+
+    whole = generated("--prompt", "the c\xe4t\n")
+    assert whole.startswith("the c\xe4t\n".encode())
+    assert generated("--prompt_file", tmp_path / "prompt.txt") == whole
+    assert generated("--prompt_file", "-", given="the c\xe4t\n".encode()) == whole
+    typed = generated("--interactive", given=b"the cat\n\nthe rat\n")
+    assert typed.count(b"> ") == 4
+    assert b"> the cat" in typed
+    assert b"> the rat" in typed
+
+
+def test_several_samples_differ_and_the_first_is_not_printed_alone(main, checkpoint):
+    status, output, errors = main("generate.py", "--checkpoint", checkpoint, "--samples", 3, "--prompt", "the ")
+    assert status == 0, errors
+    first, second, third = (part.split("\n", 1)[1].strip() for part in output.split("--- ")[1:])
+    assert len({first, second, third}) == 3
+    assert all(text.startswith("the ") for text in (first, second, third))
+
+
 @pytest.mark.parametrize(
     ("script", "args", "message"),
     [
@@ -207,6 +236,11 @@ def test_generate_continues_the_prompt_the_same_way_for_the_same_seed(main, chec
         ("generate.py", ["--checkpoint=my.ckpt", "--prompt=" + "x" * 40], "40 tokens long"),
         ("generate.py", ["--checkpoint=my.ckpt", "--prompt=x", "--tokens=99"], "at most 31"),
         ("generate.py", ["--checkpoint=my.ckpt", "--tokens=-1"], "at least 1"),
+        ("generate.py", ["--checkpoint=my.ckpt", "--top_p=0"], "0 is not above 0 and at most 1"),
+        ("generate.py", ["--checkpoint=my.ckpt", "--min_p=1.5"], "1.5 is not above 0 and at most 1"),
+        ("generate.py", ["--checkpoint=my.ckpt", "--repetition_penalty=0"], "0 is not a penalty above 0"),
+        ("generate.py", ["--checkpoint=my.ckpt", "--stop="], "an empty text is found at once"),
+        ("generate.py", ["--checkpoint=my.ckpt", "--prompt_file=nowhere.txt"], "nowhere.txt can't be read"),
         ("generate.py", ["--checkpoint=my.ckpt", "--temperature=nan"], "temperature"),
     ],
 )

@@ -1,14 +1,16 @@
 """Decoding with the cache gives what decoding without it gives; sampling and text behave at their edges."""
 
+import base64
+
 import pytest
 import torch
 
 from gpt_lightning.data.tokenizer import load_tokenizer
 from gpt_lightning.errors import UserError
-from gpt_lightning.generation import generate, last_logits, sample
+from gpt_lightning.generation import generate, last_logits, penalised, sample
 from gpt_lightning.kv_cache import KVCache, StaticCache
 from gpt_lightning.model import GPT, GPTConfig
-from gpt_lightning.text import generate_text
+from gpt_lightning.text import TextStream, generate_text, generate_texts
 from tests.networks import VARIANTS
 
 
@@ -130,3 +132,122 @@ def test_characters_of_several_bytes_come_out_whole(tiny_config):
 def test_prompts_that_cannot_work_say_why(gpt, prompt, new, message):
     with pytest.raises(UserError, match=message):
         list(generate_text(gpt, load_tokenizer("bytes"), prompt, new))
+
+
+# ---- what is sampled from: transformers is the oracle
+
+
+def allowed(logits, **options):
+    """Which tokens `sample` ever draws, by drawing very often."""
+    drawn = sample(logits.expand(20_000, -1), generator=torch.Generator().manual_seed(0), **options)
+    return set(drawn.tolist())
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_p": 0.9},
+        {"top_p": 0.5},
+        {"top_p": 1e-9},
+        {"top_p": 1.0},
+        {"min_p": 0.1},
+        {"min_p": 1.0},
+        {"top_k": 3},
+        {"top_k": 6, "top_p": 0.8},
+        {"top_k": 7, "top_p": 0.95, "min_p": 0.2},
+    ],
+)
+def test_sampling_is_among_the_tokens_that_transformers_allows(options, temperature):
+    transformers = pytest.importorskip("transformers")
+    warpers = {
+        "top_k": transformers.TopKLogitsWarper,
+        "top_p": transformers.TopPLogitsWarper,
+        "min_p": transformers.MinPLogitsWarper,
+    }
+    logits = torch.tensor([[2.0, -1.0, 1.5, 0.3, -0.5, 2.2, 0.9, -2.0, 1.1, 0.0]])
+    theirs = logits / temperature
+    for name, value in options.items():
+        theirs = warpers[name](value)(None, theirs)
+    assert allowed(logits, temperature=temperature, **options) == set(theirs[0].isfinite().nonzero()[:, 0].tolist())
+
+
+def test_the_repetition_penalty_is_that_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    logits, text = torch.randn(3, 20), torch.randint(20, (3, 8))
+    theirs = transformers.RepetitionPenaltyLogitsProcessor(1.7)(text, logits.clone())
+    torch.testing.assert_close(penalised(logits, text, 1.7), theirs)
+    assert penalised(logits, text, 1.0) is logits
+
+
+def test_several_samples_of_one_prompt_are_those_of_as_many_prompts(gpt):
+    prompt = torch.randint(256, (1, 5))
+    options = {"temperature": 1.0}
+    together = list(generate(gpt, prompt, 20, generator=torch.Generator().manual_seed(0), samples=3, **options))
+    apart = list(generate(gpt, prompt.repeat(3, 1), 20, generator=torch.Generator().manual_seed(0), **options))
+    assert torch.equal(torch.stack(together), torch.stack(apart))
+    assert len({tuple(row.tolist()) for row in torch.stack(together).T}) == 3
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 40])
+def test_past_the_context_it_goes_on_from_its_second_half(gpt, length):
+    """Each token is the likeliest after what the window holds then, whatever was cached."""
+    prompt = torch.randint(256, (1, length))
+    new = [int(token) for token in generate(gpt, prompt, 60, temperature=0, slide=True)]
+    text, window = prompt[0].tolist(), min(length, 32)
+    for token in new:
+        with torch.no_grad():
+            assert token == int(gpt(torch.tensor([text[-window:]]))[0, -1].argmax())
+        text.append(token)
+        window = window + 1 if window < 32 else 16
+
+
+# ---- text
+
+
+def streamed(encoding, data, **options):
+    stream = TextStream(encoding, **options)
+    pieces = [stream.feed(token) for token in data]
+    return [*pieces, stream.close()], stream
+
+
+def test_a_stop_string_ends_the_text_wherever_tokens_break_it():
+    encoding = load_tokenizer("bytes")
+    pieces, stream = streamed(encoding, b"one, two. three", stop=["two."])
+    assert "".join(pieces) == "one, "
+    assert pieces[:5] == list("one, ")  # nothing is held back that cannot become a stop string
+    assert stream.ended
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        (["ab", "b"], "a"),  # the first in the text, of those that overlap
+        (["aac"], "aab aaxyz"),  # what was held back comes out when it turns out not to be one
+        (["zz", "z"], "aab aaxy"),
+        (["zab"], "aab aaxyz"),  # and at the end
+        (["€"], "aab aaxyz"),
+    ],
+)
+def test_what_is_not_a_stop_string_is_not_lost(stop, expected):
+    pieces, _ = streamed(load_tokenizer("bytes"), b"aab aaxyz", stop=stop)
+    assert "".join(pieces) == expected
+
+
+def test_the_end_of_text_token_ends_the_text(tmp_path):
+    ranks = tmp_path / "ranks"
+    ranks.write_text("".join(f"{base64.b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256)))
+    encoding = load_tokenizer(str(ranks))
+    pieces, stream = streamed(encoding, [97, 98, 256, 99])
+    assert "".join(pieces) == "ab"
+    assert stream.ended
+
+
+def test_texts_of_one_prompt_end_each_at_its_own_place(gpt):
+    encoding = load_tokenizer("bytes")
+    whole = list(generate_texts(gpt, encoding, "ab", 4, seed=3))
+    texts = ["".join(pieces) for pieces in zip(*whole, strict=True)]
+    assert len(set(texts)) == 4
+    stop = texts[0][5]
+    cut = list(generate_texts(gpt, encoding, "ab", 4, seed=3, stop=[stop]))
+    assert ["".join(pieces) for pieces in zip(*cut, strict=True)] == [text.split(stop)[0] for text in texts]
