@@ -30,11 +30,14 @@ class TextDataModule(LightningDataModule):
         corpus: Text to train on: pydoc (Python's own documentation, no download), shakespeare, enwik8, or a file, glob
             or directory, plain or packed (.gz, .bz2, .zip). 90 % of the bytes are for training, 5 % for validation and
             5 % for the test; of shakespeare 10 % are both validation and test.
-        tokenizer: bytes (256 raw bytes), gpt2, or a file of tiktoken ranks.
+        tokenizer: bytes (256 raw bytes), gpt2, cl100k_base, o200k_base, or a file of tiktoken ranks.
         batch_size: Sequences in a batch of one process.
         context_length: Tokens in a sequence. Left out, it is that of the model.
         data_dir: Directory for downloads and token files.
         seed: Seed of the order in which the training text is seen.
+        test_stride: Tokens from one window of the test to the next: with context_length − n, each token is predicted
+            from at least n tokens before it, at context_length / test_stride times the cost. Left out, windows do not
+            overlap.
 
     Raises:
         UserError: an argument is out of range.
@@ -48,6 +51,7 @@ class TextDataModule(LightningDataModule):
         context_length: int | None = None,
         data_dir: str = "data",
         seed: int = 1337,
+        test_stride: int | None = None,
     ) -> None:
         super().__init__()
         texts = {"corpus": corpus, "tokenizer": tokenizer, "data_dir": data_dir}
@@ -61,6 +65,8 @@ class TextDataModule(LightningDataModule):
             problems.append(f"batch_size is {batch_size}, must be at least 1")
         if context_length is not None and context_length < 1:
             problems.append(f"context_length is {context_length}, must be at least 1")
+        if test_stride is not None and test_stride < 1:
+            problems.append(f"test_stride is {test_stride}, must be at least 1")
         if seed < 0:
             problems.append(f"seed is {seed}, must not be negative")
         if problems:
@@ -130,8 +136,18 @@ class TextDataModule(LightningDataModule):
         return EvaluationLoader(self.tokens["val"], self.context_length, self.batch_size, *self._rank())
 
     def test_dataloader(self) -> EvaluationLoader:
-        """All of the test split, in order."""
-        return EvaluationLoader(self.tokens["test"], self.context_length, self.batch_size, *self._rank())
+        """All of the test split, in order.
+
+        Raises:
+            UserError: windows would leave tokens out.
+        """
+        stride = self.hparams.test_stride
+        if stride is not None and stride > self.context_length:
+            raise UserError(
+                f"data.test_stride is {stride} but must be at most the context_length {self.context_length}"
+            )
+        tokens = self.tokens["test"]
+        return EvaluationLoader(tokens, self.context_length, self.batch_size, *self._rank(), stride)
 
     def validation_sequences(self, n: int) -> torch.Tensor:
         """Fixed sequences spread evenly over the validation split, the same on every rank.

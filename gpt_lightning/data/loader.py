@@ -158,8 +158,9 @@ class BlockLoader:
 class EvaluationLoader:
     """All of a split in order: every token but the first is a target exactly once, over all ranks.
 
-    Blocks of T tokens go to the ranks in turn. Every rank has the same number of batches; where text is lacking, inputs
-    are 0 and targets `IGNORED_TARGET`, so a row, or all of a rank's last batch, can be padding.
+    Windows of T tokens go to the ranks in turn. Every rank has the same number of batches; where text is lacking,
+    inputs are 0 and targets `IGNORED_TARGET`, so a row, or all of a rank's last batch, can be padding. So are targets
+    that an earlier window has.
 
     Args:
         tokens: (tokens,) unsigned integers, at least 2.
@@ -167,16 +168,25 @@ class EvaluationLoader:
         batch_size: B, sequences in a batch of this rank; the last batch may have fewer.
         rank: This process, from 0.
         world_size: Number of processes.
+        stride: Tokens from one window's beginning to the next's, 1 to T: every target but the first T has at least
+            T − stride tokens before it. None means T: no window overlaps another.
     """
 
     def __init__(
-        self, tokens: np.ndarray, context_length: int, batch_size: int, rank: int = 0, world_size: int = 1
+        self,
+        tokens: np.ndarray,
+        context_length: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        stride: int | None = None,
     ) -> None:
-        self.context_length, self.batch_size = context_length, batch_size
+        self.context_length, self.batch_size, self.stride = context_length, batch_size, stride or context_length
         self.rank, self.world_size = rank, world_size
         self._tokens = np.asarray(tokens)
         self._n_targets = len(tokens) - 1
-        self._n_rows = math.ceil(math.ceil(self._n_targets / context_length) / world_size)
+        self._n_windows = 1 + max(0, math.ceil((self._n_targets - context_length) / self.stride))
+        self._n_rows = math.ceil(self._n_windows / world_size)
         self._pin = torch.cuda.is_available()
 
     def __len__(self) -> int:
@@ -185,12 +195,14 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[Batch]:
         for first in range(0, self._n_rows, self.batch_size):
             rows = np.arange(first, min(first + self.batch_size, self._n_rows))
-            blocks = rows * self.world_size + self.rank
-            places = blocks[:, None] * self.context_length + np.arange(self.context_length)
-            there = places < self._n_targets
+            windows = (rows * self.world_size + self.rank)[:, None]
+            column = np.arange(self.context_length)
+            places = windows * self.stride + column
+            there = (places < self._n_targets) & (windows < self._n_windows)
+            new = there & ((windows == 0) | (column >= self.context_length - self.stride))
             places[~there] = 0
             inputs = np.where(there, self._tokens[places], 0)
-            targets = np.where(there, self._tokens[places + 1].astype(np.int64), IGNORED_TARGET)
+            targets = np.where(new, self._tokens[places + 1].astype(np.int64), IGNORED_TARGET)
             yield _to_batch(inputs, targets, self._pin)
 
 

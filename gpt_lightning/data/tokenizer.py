@@ -19,6 +19,7 @@ END_OF_TEXT = "<|endoftext|>"
 # As tiktoken writes GPT-2's pattern; kept here so that a ranks file means the same under every version of tiktoken.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 GPT2_VOCABULARY_SIZE = 50257
+PUBLISHED = {"gpt2": GPT2_VOCABULARY_SIZE, "cl100k_base": 100_277, "o200k_base": 200_019}  # and how many ids they have
 # Far above what there is: 200,000 ids and 4 MB. A vocabulary of 2^32 ids would need terabytes of embeddings.
 MAX_IDS = 1 << 20
 MAX_RANKS_FILE_BYTES = 1 << 26
@@ -28,23 +29,23 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
     """The tokenizer that `spec` names.
 
     Args:
-        spec: `bytes` (256 raw bytes, no special token), `gpt2`, or a file of tiktoken ranks (lines of `base64 rank`),
-            which gets GPT-2's pattern and `<|endoftext|>` as its next id.
+        spec: `bytes` (256 raw bytes, no special token), `gpt2`, `cl100k_base` or `o200k_base` as published, or a file
+            of tiktoken ranks (lines of `base64 rank`), which gets GPT-2's pattern and `<|endoftext|>` as its next id.
 
     Raises:
-        UserError: no such tokenizer, a ranks file that is not one, or GPT-2's vocabulary cannot be had.
+        UserError: no such tokenizer, a ranks file that is not one, or a published vocabulary cannot be had.
     """
     if spec == "bytes":
         return tiktoken.Encoding(
             "bytes", pat_str=r"[\s\S]", mergeable_ranks={bytes([byte]): byte for byte in range(256)}, special_tokens={}
         )
-    if spec == "gpt2":
+    if spec in PUBLISHED:
         try:
-            return tiktoken.get_encoding("gpt2")
+            return tiktoken.get_encoding(spec)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"the vocabulary of gpt2 could not be downloaded ({error}): set TIKTOKEN_CACHE_DIR to the folder that "
-                "tiktoken.get_encoding('gpt2') filled on a machine with a network, or use another tokenizer"
+                f"the vocabulary of {spec} could not be downloaded ({error}): set TIKTOKEN_CACHE_DIR to the folder "
+                f"that tiktoken.get_encoding({spec!r}) filled on a machine with a network, or use another tokenizer"
             ) from error
     ranks = _read_ranks(spec)
     return tiktoken.Encoding(
@@ -57,12 +58,12 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
 
 
 def vocabulary_size(spec: str) -> int:
-    """Number of token ids of the tokenizer that `spec` names, without loading or downloading GPT-2's.
+    """Number of token ids of the tokenizer that `spec` names, without loading or downloading a published one.
 
     Raises:
         UserError: no such tokenizer.
     """
-    sizes = {"bytes": 256, "gpt2": GPT2_VOCABULARY_SIZE}
+    sizes = {"bytes": 256} | PUBLISHED
     return sizes[spec] if spec in sizes else max(_read_ranks(spec).values()) + 2
 
 
@@ -163,7 +164,8 @@ def _read_ranks(spec: str) -> dict[bytes, int]:
             raise ValueError(f"larger than {MAX_RANKS_FILE_BYTES:,} bytes")
         ranks = _parse_ranks(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{what} is neither bytes nor gpt2 nor a ranks file that can be read ({error})") from error
+        known = ", ".join(["bytes", *PUBLISHED])
+        raise UserError(f"{what} is none of {known}, nor a ranks file that can be read ({error})") from error
     except ValueError as error:
         raise UserError(f"{what} is not a file of tiktoken ranks, lines of `base64 rank` ({error})") from error
     if not all(bytes([byte]) in ranks for byte in range(256)) or len(set(ranks.values())) < len(ranks):

@@ -247,6 +247,24 @@ def test_every_token_but_the_first_is_a_target_once(n_tokens, world_size):
         assert scored == sorted(scored)
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("stride", [1, 3, T - 1, T])
+@pytest.mark.parametrize("n_tokens", [2, T + 1, T + 2, 3 * T + 1, 203])
+def test_with_a_stride_every_target_has_its_context(n_tokens, stride, world_size):
+    loaders = [EvaluationLoader(consecutive(n_tokens), T, B, rank, world_size, stride) for rank in range(world_size)]
+    batches = [list(loader) for loader in loaders]
+    assert {len(b) for b in batches} == {len(loaders[0])}
+    scored = []
+    for inputs, targets in (batch for rank_batches in batches for batch in rank_batches):
+        for row, column in (targets != IGNORED_TARGET).nonzero().tolist():
+            target = int(targets[row, column])
+            before = min(target, column + 1)
+            assert inputs[row, column + 1 - before : column + 1].tolist() == list(range(target - before, target))
+            assert before == target or before > T - stride
+            scored.append(target)
+    assert sorted(scored) == list(range(1, n_tokens))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batches_are_pinned_where_there_is_a_gpu():
