@@ -232,6 +232,14 @@ def test_damaged_weights_are_one_sentence(saved, damage):
         load_huggingface(saved)
 
 
+def test_quantised_weights_are_refused(saved):
+    weights = load_file(saved / "model.safetensors")
+    weights["transformer.h.0.attn.c_attn.weight"] = weights["transformer.h.0.attn.c_attn.weight"].to(torch.int8)
+    save_file(weights, saved / "model.safetensors")
+    with pytest.raises(UserError, match=r"c_attn\.weight is stored as torch\.int8"):
+        load_huggingface(saved)
+
+
 # ---- nanoGPT
 
 
