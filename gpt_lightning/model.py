@@ -17,6 +17,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from gpt_lightning.kv_cache import KVCache, LayerCache, StaticCache, StaticLayerCache
 
+LARGEST_SIZE = 2**24  # far above any network; the sizes of its matrices in bytes still fit into 64 bits
 CHOICES = {
     "position": ("learned", "rope"),
     "norm": ("layer", "rms"),
@@ -64,9 +65,9 @@ class GPTConfig:
     def __post_init__(self) -> None:
         """Report every impossible field at once (ValueError)."""
         problems = [
-            f"{name} is {getattr(self, name)} but must be at least 1"
+            f"{name} is {getattr(self, name)} but must be from 1 to {LARGEST_SIZE:,}"
             for name in ("n_layer", "n_head", "d_model", "context_length", "vocab_size")
-            if getattr(self, name) < 1
+            if not 1 <= getattr(self, name) <= LARGEST_SIZE
         ]
         if self.n_head >= 1 and self.d_model % self.n_head:
             problems.append(f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head})")

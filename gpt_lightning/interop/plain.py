@@ -1,7 +1,7 @@
 """Our own network as a plain directory: `config.json`, `weights.safetensors`, and the tokenizer if there is one."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import tiktoken
@@ -53,6 +53,11 @@ def load_plain(directory: str | Path) -> GPT:
     sizes = {name: value for name, value in read_json(directory / CONFIG).items() if name != "model_type"}
     try:
         config = GPTConfig(**sizes)
+        for field in fields(config):
+            value = sizes.get(field.name, field.default)
+            kinds = {float, int} if isinstance(field.default, float) else {type(field.default)}
+            if type(value) not in kinds:
+                raise TypeError(f"{field.name} is {value!r}")
     except (TypeError, ValueError) as error:
         raise UserError(f"{directory / CONFIG} gives no sizes of a network: {error}.") from error
     weights = WeightFiles([directory / WEIGHTS])
