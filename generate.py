@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
     text.add_argument("--prompt_file", metavar="FILE", help="file with the text to continue; - is standard input")
     text.add_argument("--interactive", action="store_true", help="continue one line after the other that is typed")
     add("--tokens", type=positive_int, help="tokens to add (default: up to the end of the context)")
-    add("--samples", type=positive_int, default=1, help="continuations of the prompt (default: 1)")
+    add("--samples", type=few, default=1, help="continuations of the prompt, up to 1024 (default: 1)")
     add("--temperature", type=temperature, default=0.8, help="0 takes the likeliest token (default: 0.8)")
     add("--top_k", type=positive_int, help="sample among the k likeliest tokens only")
     add("--top_p", type=share, help="… among the fewest likeliest whose probabilities sum to this")
@@ -73,6 +73,7 @@ def prompts(args: argparse.Namespace) -> Iterator[str]:
     from gpt_lightning.errors import UserError
 
     if args.interactive:
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no UTF-8 are a prompt, too
         while True:
             try:
                 yield input("> ")
@@ -116,6 +117,14 @@ def positive_int(text: str) -> int:
     return number
 
 
+def few(text: str) -> int:
+    """An argparse type: a number of sequences that fit into memory."""
+    number = positive_int(text)
+    if number > 1024:
+        raise argparse.ArgumentTypeError(f"{text} is more than 1024")
+    return number
+
+
 def seed(text: str) -> int:
     """An argparse type: a number that a random generator takes."""
     number = int(text)
@@ -141,10 +150,10 @@ def share(text: str) -> float:
 
 
 def penalty(text: str) -> float:
-    """An argparse type: a finite number above 0."""
+    """An argparse type: a number that leaves logits finite."""
     number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a penalty above 0")
+    if not 0.01 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not a penalty from 0.01 to 100")
     return number
 
 

@@ -41,6 +41,7 @@ from gpt_lightning.checkpoint import (
     check_training_state,
     load_checkpoint,
     read_checkpoint,
+    saved_config,
 )
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.cli_errors import clear_errors, usage_error
@@ -112,15 +113,18 @@ class GPTCLI(LightningCLI):
         # as theirs wants neither the resume nor the hardware of this run.
         self.run_dir, self.checkpoint = runs.new_run(experiment_dir), None
         self.resume_step, self.purge_step, self.stopped_by, self.initial = None, None, None, None
-        if config.model.init_from is not None:
+        content = None if config.ckpt_path is None else self.find_checkpoint(config, experiment_dir)
+        if config.model.init_from is not None and content is not None:
+            take_sizes(config, saved_config(content))  # what the run began with may be gone by now
+        elif config.model.init_from is not None:
             self.initial = load_checkpoint(config.model.init_from, config.data.tokenizer)
             take_sizes(config, self.initial.model.config)
         try:
             gpt = GPTConfig(**vars(config.model.gpt))
         except ValueError as error:
             raise UserError(f"model.gpt: {error}.") from error
-        if config.ckpt_path is not None:
-            self.resume_from(config, experiment_dir, gpt)
+        if content is not None:
+            self.resume_from(content, gpt)
         elif self.subcommand != "fit" and self.initial is None:
             raise UserError(f"{self.subcommand} needs a checkpoint: --ckpt_path last, best or a file.")
         if config.data.context_length is None:
@@ -140,14 +144,18 @@ class GPTCLI(LightningCLI):
         if self.subcommand != "fit":
             self.save_config_callback = None  # a look at a checkpoint makes no run of its own
 
-    def resume_from(self, config: Namespace, experiment_dir: Path, gpt: GPTConfig) -> None:
-        """Find and check the checkpoint that `--ckpt_path` names, and go on in its run's directory."""
+    def find_checkpoint(self, config: Namespace, experiment_dir: Path) -> dict[str, Any]:
+        """Find the checkpoint that `--ckpt_path` names; return its content."""
         path, config.ckpt_path = config.ckpt_path, None
         if path == "last":
             self.checkpoint, content = newest_whole(runs.last_run(experiment_dir))
         else:
             self.checkpoint = runs.last_run(experiment_dir) / runs.BEST if path == "best" else Path(path)
             content = read_checkpoint(self.checkpoint)
+        return content
+
+    def resume_from(self, content: dict[str, Any], gpt: GPTConfig) -> None:
+        """Check what the checkpoint holds, and go on in its run's directory."""
         check_same_network(content, gpt, self.checkpoint)
         if self.subcommand == "fit":
             check_training_state(content, self.checkpoint)
@@ -235,9 +243,9 @@ class GPTCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """However a run ends, say how to go on; after a signal, end with the customary status."""
-        if self.initial is not None:
-            self.begin_with(self.initial)
         try:
+            if self.initial is not None:
+                self.begin_with(self.initial)
             super()._run_subcommand(subcommand)
         except (callbacks.Stopped, SIGTERMException) as stop:
             if isinstance(stop, callbacks.Stopped) and stop.signal is None:  # no fault, but an end like any other
@@ -270,7 +278,7 @@ class GPTCLI(LightningCLI):
             runs.remove_if_empty(self.run_dir)
 
     def begin_with(self, initial: LoadedCheckpoint) -> None:
-        """Put its weights into the network, unless a checkpoint of the run itself brings others.
+        """Put its weights into the network.
 
         Raises:
             UserError: it was trained with another tokenizer.
@@ -281,8 +289,7 @@ class GPTCLI(LightningCLI):
                 f"{self.model.hparams.init_from} was trained with tokenizer {theirs.name!r} of other tokens than "
                 f"--data.tokenizer {self.datamodule.hparams.tokenizer}."
             )
-        if self.checkpoint is None:
-            self.model.model.load_state_dict(initial.model.state_dict())
+        self.model.model.load_state_dict(initial.model.state_dict())
 
     def how_to_go_on(self) -> str:
         """How many steps were made, how many are kept, and the command to resume."""

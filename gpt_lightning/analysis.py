@@ -62,7 +62,7 @@ def analyse(
     """
     where = choose_device(device)
     loaded = load_checkpoint(checkpoint, tokenizer)
-    other = None if compare is None else load_checkpoint(compare)
+    other = None if compare is None else load_checkpoint(compare, tokenizer)
     beside = checkpoint if checkpoint.is_dir() else checkpoint.parent
     output = output or (runs.run_of(checkpoint) or beside) / "analysis"
     tokens, source = sequences_to_scan(loaded, text)

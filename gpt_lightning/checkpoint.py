@@ -148,6 +148,8 @@ def _from_elsewhere(model: GPT, found: tiktoken.Encoding | None, tokenizer: str 
     """A network without a run, and its tokenizer: what was found beside it, else what was asked for, else GPT-2's if
     the number of ids is GPT-2's (nanoGPT rounds it up)."""
     n_ids = model.config.vocab_size
+    if found is None and n_ids < 256:  # such as nanoGPT's of single characters
+        raise UserError(f"{path} has {n_ids} ids, fewer than there are bytes: there is no tokenizer for it here.")
     if found is None and tokenizer is None and n_ids not in (GPT2_VOCABULARY_SIZE, NANOGPT_VOCABULARY_SIZE):
         raise UserError(
             f"Nothing beside {path} says which tokenizer its {n_ids:,} ids are of: give --tokenizer bytes, gpt2 or a "
@@ -170,7 +172,7 @@ def check_weights(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Raise UserError unless the weights are those of a network of the sizes that are stated beside them."""
     weights, config = network_weights(checkpoint), saved_config(checkpoint)
     try:
-        if f"blocks.{config.n_layer - 1}.mlp.down.weight" not in weights:
+        if config.n_layer > len(weights) or f"blocks.{config.n_layer - 1}.mlp.down.weight" not in weights:
             raise RuntimeError("another number of layers")
         with torch.device("meta"):
             GPT(config).load_state_dict(weights, assign=True)

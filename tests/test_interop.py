@@ -1,5 +1,6 @@
 """Checkpoints travel: `transformers` is the oracle, in both directions."""
 
+import base64
 import json
 import pickle
 import subprocess
@@ -177,6 +178,7 @@ def change_config(directory, **values):
         ({"n_embd": 10**9}, "must be from 1 to 16,777,216"),
         ({"n_positions": 2**70}, "must be from 1 to 16,777,216"),
         ({"n_embd": 2**24}, "its sizes ask for"),
+        ({"n_layer": 2.0}, "n_layer is 2.0: sizes must be whole numbers"),
         ({"tie_word_embeddings": False}, "has no weight lm_head.weight"),
     ],
 )
@@ -190,6 +192,14 @@ def test_a_config_that_does_not_fit_is_one_sentence(saved, values, message):
 def test_a_config_that_is_none_is_one_sentence(saved, content):
     (saved / "config.json").write_bytes(content)
     with pytest.raises(UserError, match=r"config\.json"):
+        load_huggingface(saved)
+
+
+def test_one_weight_of_a_late_layer_does_not_make_a_deep_network(saved):
+    weights = load_file(saved / "model.safetensors")
+    save_file(weights | {"transformer.h.9999999.ln_1.weight": torch.ones(32)}, saved / "model.safetensors")
+    change_config(saved, n_layer=10**7)
+    with pytest.raises(UserError, match="has no weight"):
         load_huggingface(saved)
 
 
@@ -293,6 +303,10 @@ def test_a_nanogpt_file_that_would_run_code_is_refused(tmp_path):
         (lambda c: c["model_args"].update(n_layer=1), "has transformer.h.1"),
         (lambda c: c["model_args"].update(n_layer=10**7), "has no weight"),
         (lambda c: c["model_args"].update(n_embd=10**9), "must be from 1 to"),
+        (lambda c: c["model_args"].update(n_embd=32.0), "n_embd|d_model is 32.0"),
+        (lambda c: c["model"].update({"transformer.wte.weight": torch.zeros(1, 1).expand(70, 32)}), "all there"),
+        (lambda c: c["model"].update({"transformer.wte.weight": torch.zeros(70, 32).to_sparse()}), "all there"),
+        (lambda c: c["model"].update({"transformer.wte.weight": torch.zeros(70, 32).char()}), "all there"),
         (lambda c: c["model"].update({"transformer.wte.weight": 3}), "a weight is no tensor"),
         (lambda c: c["model"].pop("transformer.ln_f.weight"), "has no weight transformer.ln_f.weight"),
     ],
@@ -402,11 +416,48 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path, trained_tokenizer, chang
         find_tokenizer(tmp_path)
 
 
-def test_without_a_tokenizer_the_message_asks_for_one(saved):
-    with pytest.raises(UserError, match=r"Nothing beside .* which tokenizer its 70 ids are of: give --tokenizer"):
-        load_checkpoint(saved)
-    with pytest.raises(UserError, match=r"'bytes' has 256 ids, but the network in .* 70"):
+def test_without_a_tokenizer_the_message_asks_for_one(saved, bytes_directory, tmp_path):
+    with pytest.raises(UserError, match=r"has 70 ids, fewer than there are bytes: there is no tokenizer for it"):
         load_checkpoint(saved, "bytes")
+    with pytest.raises(UserError, match=r"Nothing beside .* which tokenizer its 319 ids are of: give --tokenizer"):
+        load_checkpoint(bytes_directory)
+    their_network((1, 2, 16, 12, 256)).save_pretrained(tmp_path / "small")
+    (tmp_path / "ranks").write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(bytes([b])), b) for b in range(256)))
+    with pytest.raises(UserError, match=r"'ranks' has 257 ids, but the network in .* 256"):
+        load_checkpoint(tmp_path / "small", str(tmp_path / "ranks"))
+
+
+def test_bytes_in_another_order_keep_their_ids(tmp_path):
+    """GPT-2's first 256 ids, alone: as many as `bytes` has, but not the same."""
+    tokenizers = pytest.importorskip("tokenizers")
+    theirs = tokenizers.ByteLevelBPETokenizer()
+    theirs.train_from_iterator([""], 256)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    found = find_tokenizer(tmp_path)
+    assert found.n_vocab == 256
+    assert encode_bytes(found, b"Hello").tolist() == theirs.encode("Hello").ids != list(b"Hello")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update(ranks="YQ== 0\n"),
+        lambda state: state.update(ranks=state["ranks"].replace(" 7\n", " 8\n")),
+        lambda state: state.update(ranks=state["ranks"].replace(" 7\n", " -7\n")),
+        lambda state: state.update(ranks=state["ranks"].replace(" 7\n", " 99999999999\n")),
+        lambda state: state.update(special_tokens={"<|endoftext|>": 7}),
+        lambda state: state.update(special_tokens={"<|endoftext|>": 2**70}),
+        lambda state: state.update(name=3),
+        lambda state: state.pop("pat_str"),
+    ],
+)
+def test_a_damaged_tokenizer_is_one_sentence(tmp_path, change):
+    path = save_tokenizer(load_tokenizer("bytes"), tmp_path)
+    state = json.loads(path.read_text())
+    change(state)
+    path.write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"The tokenizer in .* is not"):
+        find_tokenizer(tmp_path)
 
 
 def test_ids_without_a_token_are_never_sampled():
@@ -464,6 +515,7 @@ def test_training_begins_with_their_weights_and_resumes(main, bytes_directory, o
     for name, weight in ours.state_dict().items():
         torch.testing.assert_close(weight, theirs[name], atol=1e-6, rtol=1e-6)
 
+    bytes_directory.rename(tmp_path / "elsewhere")  # the run has its own weights by now
     status, output, errors = main(*fit, "--trainer.max_steps=3", "--ckpt_path=last")
     assert status == 0, errors
     assert "resumed at step 2" in output
@@ -478,8 +530,31 @@ def test_their_network_is_judged_without_training(main, bytes_directory, options
 def test_training_with_another_tokenizer_is_refused(main, saved, options):
     status, _, errors = main("train.py", "fit", f"--model.init_from={saved}", *options)
     assert status != 0
-    assert "has 256 ids, but the network in" in errors
+    assert "has 70 ids, fewer than there are bytes" in errors
     assert "Traceback" not in errors
+
+
+def test_training_with_other_tokens_leaves_no_run_behind(main, tmp_path, options):
+    """As many ids, but of other bytes."""
+    backwards = b"".join(b"%s %d\n" % (base64.b64encode(bytes([255 - b])), b) for b in range(256))
+    (tmp_path / "backwards").write_bytes(backwards)
+    save_plain(GPT(GPTConfig(1, 2, 16, 32, 257)), tmp_path / "one", load_tokenizer(str(tmp_path / "backwards")))
+    forwards = b"".join(b"%s %d\n" % (base64.b64encode(bytes([b])), b) for b in range(256))
+    (tmp_path / "forwards").write_bytes(forwards)
+    fit = ["train.py", "fit", f"--model.init_from={tmp_path / 'one'}", f"--data.tokenizer={tmp_path / 'forwards'}"]
+    status, _, errors = main(*fit, *options)
+    assert status != 0
+    assert "of other tokens than" in errors
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("version_*"))
+
+
+def test_the_id_that_ends_a_text_is_the_tokenizers(tmp_path, trained_tokenizer):
+    encoding = find_tokenizer(trained_tokenizer[0] / "json")
+    gpt = GPT(GPTConfig(1, 2, 16, 12, 60_000))
+    save_huggingface(gpt, tmp_path / "one", encoding)
+    assert json.loads((tmp_path / "one/config.json").read_text())["eos_token_id"] == 0
+    save_huggingface(gpt, tmp_path / "two")
+    assert json.loads((tmp_path / "two/config.json").read_text())["eos_token_id"] is None
 
 
 @pytest.mark.parametrize("form", ["huggingface", "plain"])

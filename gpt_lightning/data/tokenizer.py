@@ -95,13 +95,25 @@ def same_tokenizer(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def tokenizer_from_state(state: dict[str, Any]) -> tiktoken.Encoding:
-    """The tokenizer that `tokenizer_state` stored."""
-    return tiktoken.Encoding(
-        state["name"],
-        pat_str=state["pat_str"],
-        mergeable_ranks=_parse_ranks(state["ranks"].numpy().tobytes()),
-        special_tokens=state["special_tokens"],
-    )
+    """The tokenizer that `tokenizer_state` stored; KeyError, TypeError, ValueError or AttributeError if it is none."""
+    ranks = _parse_ranks(state["ranks"].numpy().tobytes())
+    return checked_encoding(state["name"], state["pat_str"], ranks, state["special_tokens"])
+
+
+def checked_encoding(name: str, pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
+    """A tokenizer of what a file says; tiktoken itself would end the process for much of what is refused here.
+
+    Raises:
+        ValueError: an id is no id, or two tokens have one, or a byte has none.
+    """
+    ids = [*ranks.values(), *special.values()]
+    if not all(type(i) is int and 0 <= i < MAX_IDS for i in ids) or len(set(ids)) < len(ids):
+        raise ValueError("its ids are not different whole numbers")
+    if not all(bytes([byte]) in ranks for byte in range(256)):
+        raise ValueError("it does not give every byte an id")
+    if not all(isinstance(text, str) for text in (name, pattern, *special)):
+        raise ValueError("a name is no text")
+    return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 
 def token_byte_lengths(encoding: tiktoken.Encoding) -> torch.Tensor:
@@ -122,7 +134,7 @@ def encode_bytes(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:
     Returns:
         (n,) unsigned integers.
     """
-    if encoding.n_vocab == 256:  # only `bytes` is so small: a ranks file has every byte and END_OF_TEXT
+    if encoding.n_vocab == 256 and all(encoding.decode_single_token_bytes(i) == bytes([i]) for i in range(256)):
         return np.frombuffer(data, np.uint8)
     try:
         text = data.decode()

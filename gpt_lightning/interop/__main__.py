@@ -7,7 +7,6 @@ from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.cli_errors import OneLineParser, clear_errors
 from gpt_lightning.interop import __doc__ as usage
 from gpt_lightning.interop import save_huggingface, save_plain
-from gpt_lightning.interop.tokenizer import save_tokenizer
 
 
 def main() -> None:
@@ -18,16 +17,14 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="what to write in another form")
+    parser.add_argument("--tokenizer", help="bytes, gpt2 or a ranks file, for a network that comes without")
     parser.add_argument("--output", type=Path, required=True, metavar="DIRECTORY", help="where to write it")
     parser.add_argument("--format", choices=["huggingface", "plain"], default="huggingface")
     args = parser.parse_args()
 
-    loaded = load_checkpoint(args.checkpoint)
-    if args.format == "plain":
-        files = save_plain(loaded.model, args.output, loaded.encoding)
-    else:
-        files = [*save_huggingface(loaded.model, args.output), save_tokenizer(loaded.encoding, args.output)]
-    for file in files:
+    loaded = load_checkpoint(args.checkpoint, args.tokenizer)
+    save = save_plain if args.format == "plain" else save_huggingface
+    for file in save(loaded.model, args.output, loaded.encoding):
         print(file)
 
 

@@ -57,7 +57,7 @@ def fill(
         UserError: weights are missing, of another shape, or more than such a network has.
     """
     last = f"transformer.h.{config.n_layer - 1}.ln_1.weight"
-    if last not in shapes:  # first: names for a billion layers take a while
+    if config.n_layer > len(shapes) or last not in shapes:  # first: names for a billion layers take a while
         raise UserError(f"{what} has no weight {last}.")
     names = their_names(config)
     if config.tie_weights:

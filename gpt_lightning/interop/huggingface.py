@@ -4,17 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import tiktoken
 from safetensors.torch import save
 
+from gpt_lightning.data.tokenizer import END_OF_TEXT, GPT2_VOCABULARY_SIZE
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import whole_file
 from gpt_lightning.interop.gpt2_names import fill, weights_by_their_names
 from gpt_lightning.interop.json_files import read_json
+from gpt_lightning.interop.tokenizer import save_tokenizer
 from gpt_lightning.interop.weights import WeightFiles
 from gpt_lightning.model import GPT, GPTConfig
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-END_OF_TEXT_ID = 50256  # GPT-2's only special token
 # What GPT-2 checkpoints have under these keys, where they have them.
 ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_erf"}
 AS_GPT2 = {
@@ -43,8 +45,14 @@ def load_huggingface(directory: str | Path) -> GPT:
     return fill(config, weights.shapes, weights.read, transposed=True, what=str(directory))
 
 
-def save_huggingface(model: GPT, directory: str | Path) -> list[Path]:
+def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encoding | None = None) -> list[Path]:
     """Write a network in the format that `transformers.AutoModelForCausalLM.from_pretrained(directory)` reads.
+
+    Args:
+        model: The network.
+        directory: Where to write; it is made if it is missing.
+        encoding: Its tokenizer, which is written for `load_checkpoint` to find (`transformers` does not look at it),
+            and says which id ends a text. Without, that is GPT-2's if the vocabulary has GPT-2's size.
 
     Returns:
         The files.
@@ -55,7 +63,10 @@ def save_huggingface(model: GPT, directory: str | Path) -> list[Path]:
     """
     directory, c = Path(directory), model.config
     weights = weights_by_their_names(model, transposed=True)
-    end_of_text = END_OF_TEXT_ID if c.vocab_size > END_OF_TEXT_ID else None
+    if encoding is not None:
+        end_of_text = encoding.encode_single_token(END_OF_TEXT) if END_OF_TEXT in encoding.special_tokens_set else None
+    else:
+        end_of_text = GPT2_VOCABULARY_SIZE - 1 if c.vocab_size == GPT2_VOCABULARY_SIZE else None
     config = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -76,7 +87,8 @@ def save_huggingface(model: GPT, directory: str | Path) -> list[Path]:
         file.write(save(weights, metadata={"format": "pt"}))
     with whole_file(directory / CONFIG) as file:
         file.write(json.dumps(config, indent=2).encode() + b"\n")
-    return [directory / CONFIG, directory / WEIGHTS]
+    files = [directory / CONFIG, directory / WEIGHTS]
+    return files if encoding is None else [*files, save_tokenizer(encoding, directory)]
 
 
 def _network_config(config: dict[str, Any], path: Path) -> GPTConfig:
@@ -96,9 +108,6 @@ def _network_config(config: dict[str, Any], path: Path) -> GPTConfig:
             tie_weights=config.get("tie_word_embeddings", True),
             activation=ACTIVATIONS[config.get("activation_function", "gelu_new")],
         )
-        whole = (found.n_layer, found.n_head, found.d_model, found.context_length, found.vocab_size)
-        if not all(type(size) is int for size in whole) or type(found.tie_weights) is not bool:
-            raise TypeError("a size is no whole number")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} gives no sizes of a GPT-2: {error}.") from error
     if config.get("n_inner") not in (None, 4 * found.d_model):

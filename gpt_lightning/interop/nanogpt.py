@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gpt_lightning.errors import UserError
@@ -41,14 +42,20 @@ def nanogpt_network(checkpoint: Any, path: Path) -> GPT:
             context_length=args["block_size"],
             vocab_size=args["vocab_size"],
             dropout=args.get("dropout", 0.0),
-            bias=args["bias"],
-            activation="gelu_erf",
+            bias=args.get("bias", True),
+            activation="gelu_erf" if "bias" in args else "gelu",  # changed at the same time
         )
         weights = {name.removeprefix(COMPILED): weight for name, weight in checkpoint["model"].items()}
         weights = {name: weight for name, weight in weights.items() if not name.endswith(MASK)}
-        if not all(isinstance(weight, Tensor) for weight in weights.values()):
-            raise TypeError("a weight is no tensor")
+        if not all(is_stored(weight) for weight in weights.values()):
+            raise TypeError("a weight is no tensor of floating-point numbers that are all there")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} gives no sizes and weights of a GPT-2: {error}.") from error
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     return fill(config, shapes, weights.__getitem__, transposed=False, what=str(path))
+
+
+def is_stored(weight: Any) -> bool:
+    """Whether this is a floating-point tensor, of which each number has its own place in the file."""
+    plain = isinstance(weight, Tensor) and weight.layout == torch.strided and weight.device.type == "cpu"
+    return plain and weight.is_floating_point() and weight.nbytes <= weight.untyped_storage().nbytes()

@@ -7,7 +7,13 @@ from typing import Any
 import tiktoken
 import torch
 
-from gpt_lightning.data.tokenizer import END_OF_TEXT, GPT2_PATTERN, tokenizer_from_state, tokenizer_state
+from gpt_lightning.data.tokenizer import (
+    END_OF_TEXT,
+    GPT2_PATTERN,
+    checked_encoding,
+    tokenizer_from_state,
+    tokenizer_state,
+)
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import whole_file
 from gpt_lightning.interop.json_files import read_json
@@ -67,9 +73,7 @@ def _from_vocabulary(vocabulary: dict[str, int], merges: list, special: dict[str
     order = [vocabulary["".join(pair)] for pair in pairs]
     if order != sorted(order):
         raise ValueError("its ids are not in the order of its merges")
-    if len(ranks) != len(vocabulary.keys() - special.keys()) or not all(bytes([b]) in ranks for b in range(256)):
-        raise ValueError("it does not give every byte an id")
-    return tiktoken.Encoding("huggingface", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+    return checked_encoding("huggingface", GPT2_PATTERN, ranks, special)
 
 
 def _byte_of_character() -> dict[str, int]:
