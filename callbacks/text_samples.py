@@ -9,6 +9,7 @@ from callbacks.when import TensorBoardCallback
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_utf8
 from gpt_lightning.model import GPT
+from gpt_lightning.sharding import reshard
 from gpt_lightning.text import generate_text
 
 
@@ -51,4 +52,5 @@ def sample(gpt: GPT, encoding: tiktoken.Encoding, prompt: str, max_new_tokens: i
     gpt.eval()
     text = "".join(generate_text(gpt, encoding, prompt, max(1, min(max_new_tokens, room)), temperature))
     gpt.train(was_training)
+    reshard(gpt)
     return prompt + text
