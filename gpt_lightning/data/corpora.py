@@ -1,4 +1,4 @@
-"""Where text comes from: a named corpus, or any file, glob or directory of the user's.
+"""Where text comes from: a named corpus, any file, glob or directory of the user's, or a dataset that is streamed.
 
 A corpus is a list of files and the percentages of its bytes that go to each split; nothing here knows tokens.
 """
@@ -7,11 +7,12 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from gpt_lightning.data import hf
 from gpt_lightning.data.download import download, say
 from gpt_lightning.data.readers import PACKED_SUFFIXES, Blocks, read_blocks
 from gpt_lightning.errors import UserError
@@ -23,17 +24,24 @@ class Corpus:
 
     Attributes:
         name: For messages and directory names.
-        files: In the order they are read; empty for pydoc, which lives in the standard library.
-        percents: Share of the bytes for train, val and test. Without a third number test is the same text as val.
+        files: In the order they are read; empty for pydoc, which lives in the standard library, and for a dataset.
+        percents: Share of the bytes for train, val and test. Without a third number test is the same text as val. Of a
+            dataset, None means what it has itself.
         checksum: (hashlib name, digest in hexadecimal) of the text, where it is known.
         source: What the user named, by its full path: the same corpus, whatever its text is now.
+        dataset: What `datasets` streams, instead of files.
+        text_key: Where the text is in a record of JSON lines, Parquet or a dataset.
+        max_bytes: How much of the text is read.
     """
 
     name: str
     files: tuple[Path, ...] = ()
-    percents: tuple[int, ...] = (90, 5, 5)
+    percents: tuple[int, ...] | None = (90, 5, 5)
     checksum: tuple[str, str] | None = None
     source: str = ""
+    dataset: hf.Dataset | None = None
+    text_key: str = "text"
+    max_bytes: int | None = None
 
     @property
     def hash_algorithm(self) -> str:
@@ -71,16 +79,28 @@ _DOWNLOADS = {
 NAMED_CORPORA = ("pydoc", *_DOWNLOADS)
 
 
-def find_corpus(spec: str, data_dir: Path) -> Corpus:
+def find_corpus(spec: str, data_dir: Path, text_key: str = "text", max_bytes: int | None = None) -> Corpus:
     """The corpus that `spec` names, downloaded to `data_dir` if it is one that has to be.
 
     Args:
-        spec: pydoc, shakespeare, enwik8, or a file, glob (`**` for any depth) or directory (with all below it).
+        spec: pydoc, shakespeare, enwik8, a file, glob (`**` for any depth) or directory (with all below it), or a
+            dataset, hf:owner/name or hf:owner/name:configuration.
         data_dir: Where downloads are kept.
+        text_key: Where the text is in a record of JSON lines, Parquet or a dataset.
+        max_bytes: Read only so much of the text.
 
     Raises:
         UserError: nothing of that name, no text in it, or a failed download.
     """
+    corpus = _find(spec, data_dir)
+    if max_bytes is not None:  # another text than the whole, whose hash is not known
+        corpus = replace(corpus, checksum=None, source=f"{corpus.source} up to {max_bytes} bytes")
+    return replace(corpus, text_key=text_key, max_bytes=max_bytes)
+
+
+def _find(spec: str, data_dir: Path) -> Corpus:
+    if spec.startswith(hf.PREFIX):
+        return Corpus(_directory_name(spec.removeprefix(hf.PREFIX)), percents=None, source=spec, dataset=hf.parse(spec))
     if spec == "pydoc":
         return Corpus(spec)
     if spec in _DOWNLOADS:
@@ -97,23 +117,37 @@ def find_corpus(spec: str, data_dir: Path) -> Corpus:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"corpus {spec!r} cannot be looked for ({error}): name a file, glob or directory") from error
     full = os.path.realpath(os.path.expanduser(spec))
-    # The last part of the path, as a directory name without surprises, short enough in any script.
-    name = re.sub(r"\W+", "_", os.path.basename(full)).strip("_").encode()[:60].decode(errors="ignore")
-    return Corpus(name or "corpus", files, source=full)
+    return Corpus(_directory_name(os.path.basename(full)), files, source=full)
+
+
+def _directory_name(name: str) -> str:
+    """A name for a directory without surprises, short enough in any script."""
+    return re.sub(r"\W+", "_", name).strip("_").encode()[:60].decode(errors="ignore") or "corpus"
 
 
 def read_corpus(corpus: Corpus) -> Blocks:
-    """Streams the corpus as (document number, block of bytes); every file and every member of a zip is a document.
+    """Streams the files of a corpus as (document number, block of bytes).
+
+    Every file, every member of a zip and every record of JSON lines or Parquet is a document.
 
     Raises:
         UserError: a file cannot be read, or this Python has no pydoc_data.
     """
-    if not corpus.files:
-        yield 0, _pydoc_text()
+    left = corpus.max_bytes
+    for document, block in _read_files(corpus) if corpus.files else [(0, _pydoc_text())]:
+        if left is not None:
+            block, left = block[:left], left - len(block[:left])
+        if block:
+            yield document, block
+        if left == 0:
+            return
+
+
+def _read_files(corpus: Corpus) -> Blocks:
     document = -1
     for path in corpus.files:
         previous = None
-        for member, block in read_blocks(path):
+        for member, block in read_blocks(path, corpus.text_key):
             document += member != previous
             previous = member
             yield document, block

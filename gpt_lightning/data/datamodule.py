@@ -10,10 +10,10 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from gpt_lightning.data.corpora import find_corpus
 from gpt_lightning.data.loader import BlockLoader, EvaluationLoader
-from gpt_lightning.data.token_files import open_token_files, prepare_token_files, text_identity
-from gpt_lightning.data.tokenizer import load_tokenizer, same_tokenizer, token_byte_lengths, tokenizer_state
+from gpt_lightning.data.prepare import Prepared, prepare
+from gpt_lightning.data.tokenizer import same_tokenizer, token_byte_lengths, tokenizer_state
+from gpt_lightning.data.tokens import Tokens
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_name
 
@@ -27,10 +27,13 @@ class TextDataModule(LightningDataModule):
     `token_byte_lengths` ((vocabulary,) int64, the bytes of text in each token id).
 
     Args:
-        corpus: Text to train on: pydoc (Python's own documentation, no download), shakespeare, enwik8, or a file, glob
-            or directory, plain or packed (.gz, .bz2, .zip). 90 % of the bytes are for training, 5 % for validation and
-            5 % for the test; of shakespeare 10 % are both validation and test.
-        tokenizer: bytes (256 raw bytes), gpt2, cl100k_base, o200k_base, or a file of tiktoken ranks.
+        corpus: Text to train on: pydoc (Python's own documentation, no download), shakespeare, enwik8; a file, glob or
+            directory of text, plain or packed (.gz, .bz2, .zip), JSON lines or Parquet; hf:owner/name or
+            hf:owner/name:configuration, which Hugging Face's datasets streams; or token files: a directory that
+            `python -m gpt_lightning.data.prepare` made, or the .bin files of nanoGPT and llm.c. 90 % of the bytes are
+            for training, 5 % for validation and 5 % for the test; of shakespeare 10 % are both validation and test.
+        tokenizer: bytes (256 raw bytes), gpt2, cl100k_base, o200k_base, bpe:<vocabulary size>, which is learnt from the
+            training text, or a file of tiktoken ranks. All but bytes put <|endoftext|> between documents.
         batch_size: Sequences in a batch of one process.
         context_length: Tokens in a sequence. Left out, it is that of the model.
         data_dir: Directory for downloads and token files.
@@ -38,6 +41,8 @@ class TextDataModule(LightningDataModule):
         test_stride: Tokens from one window of the test to the next: with context_length − n, each token is predicted
             from at least n tokens before it, at context_length / test_stride times the cost. Left out, windows do not
             overlap.
+        text_key: Where the text is in a record of JSON lines, Parquet or a dataset.
+        max_bytes: Read only so much of the text.
 
     Raises:
         UserError: an argument is out of range.
@@ -52,9 +57,11 @@ class TextDataModule(LightningDataModule):
         data_dir: str = "data",
         seed: int = 1337,
         test_stride: int | None = None,
+        text_key: str = "text",
+        max_bytes: int | None = None,
     ) -> None:
         super().__init__()
-        texts = {"corpus": corpus, "tokenizer": tokenizer, "data_dir": data_dir}
+        texts = {"corpus": corpus, "tokenizer": tokenizer, "data_dir": data_dir, "text_key": text_key}
         problems = [f"{name} is empty" for name, value in texts.items() if not value]
         problems += [
             f"{name} {value!r} is no name in UTF-8: rename it or name the directory it lies in"
@@ -67,6 +74,8 @@ class TextDataModule(LightningDataModule):
             problems.append(f"context_length is {context_length}, must be at least 1")
         if test_stride is not None and test_stride < 1:
             problems.append(f"test_stride is {test_stride}, must be at least 1")
+        if max_bytes is not None and max_bytes < 1:
+            problems.append(f"max_bytes is {max_bytes}, must be at least 1")
         if seed < 0:
             problems.append(f"seed is {seed}, must not be negative")
         if problems:
@@ -74,9 +83,8 @@ class TextDataModule(LightningDataModule):
         self.save_hyperparameters()
         self.batch_size = batch_size
         self.context_length = context_length  # if None, train.py sets it before the data is prepared
-        self.tokens: dict[str, np.memmap] = {}
-        self._text: dict[str, Any] = {}
-        self._directory: Path | None = None
+        self.tokens: dict[str, Tokens] = {}
+        self._prepared: Prepared | None = None
 
     def prepare_data(self) -> None:
         """Downloads and tokenises, once; of processes that do it at the same time one does and the others wait.
@@ -94,15 +102,13 @@ class TextDataModule(LightningDataModule):
         """
         if self.tokens:
             return
-        directory = self._prepare()
-        tokens = open_token_files(directory)
+        tokens = self._prepare().tokens
         if len(tokens["train"]) <= self.context_length:
             raise UserError(
                 f"the train split of corpus {self.hparams.corpus} has {len(tokens['train'])} tokens, too few for "
                 f"sequences of {self.context_length}: set a smaller context_length"
             )
         self.token_byte_lengths = token_byte_lengths(self.encoding)
-        self._text = text_identity(directory)
         self.tokens = tokens
 
     def train_dataloader(self) -> BlockLoader:
@@ -170,7 +176,7 @@ class TextDataModule(LightningDataModule):
         return {
             "tokenizer": tokenizer_state(self.encoding),
             "validation_sequences": self.validation_sequences(STORED_SEQUENCES).int(),
-            "text": self._text,
+            "text": self._prepared.identity,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -185,7 +191,7 @@ class TextDataModule(LightningDataModule):
                 f"the checkpoint was trained with tokenizer {theirs['name']!r} of other tokens than {ours['name']!r} "
                 f"(--data.tokenizer {self.hparams.tokenizer}): use the one it was trained with"
             )
-        then, now = state_dict.get("text"), self._text  # None in checkpoints from before this was stored
+        then, now = state_dict.get("text"), self._prepared.identity  # None in checkpoints from before this was stored
         fitting = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if fitting and then and (then["tokens"], then["crc32"]) != (now["tokens"], now["crc32"]):
             descriptions = [
@@ -197,14 +203,15 @@ class TextDataModule(LightningDataModule):
                 f"this is {descriptions[1]}. Training goes on at its position in the new text."
             )
 
-    def _prepare(self) -> Path:
+    def _prepare(self) -> Prepared:
         if self.context_length is None:
             raise UserError("data.context_length is not set: set it, or take it from the model as train.py does")
-        if self._directory is None:
-            data_dir = Path(os.path.expanduser(self.hparams.data_dir))
-            self.encoding = load_tokenizer(self.hparams.tokenizer)
-            self._directory = prepare_token_files(find_corpus(self.hparams.corpus, data_dir), self.encoding, data_dir)
-        return self._directory
+        if self._prepared is None:
+            h = self.hparams
+            data_dir = Path(os.path.expanduser(h.data_dir))
+            self._prepared = prepare(h.corpus, h.tokenizer, data_dir, h.text_key, h.max_bytes)
+            self.encoding = self._prepared.encoding
+        return self._prepared
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -9,16 +9,15 @@ word for word: a loss on such text says little.
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tiktoken
 from tqdm import tqdm
 
 from gpt_lightning.cli_errors import OneLineParser, clear_errors
-from gpt_lightning.data.corpora import find_corpus
-from gpt_lightning.data.token_files import SPLITS, open_token_files, prepare_token_files
-from gpt_lightning.data.tokenizer import load_tokenizer, token_byte_lengths
+from gpt_lightning.data.prepare import add_arguments, prepare_from
+from gpt_lightning.data.tokenizer import token_byte_lengths
+from gpt_lightning.data.tokens import Tokens
 from gpt_lightning.interpret.labels import token_label
 
 CHUNK_TOKENS = 1 << 22  # at a time: memory stays the same whatever the size of the corpus
@@ -33,12 +32,13 @@ class Description:
 
     tokens: dict[str, int]
     bytes: dict[str, int]
+    documents: dict[str, int] | None  # if it is known
     counts: np.ndarray  # (vocabulary,) int64, over all splits
     sequences: dict[str, int]  # of 32 tokens, not overlapping, in val and test …
     seen: dict[str, int]  # … and those of them that stand somewhere in train
 
 
-def describe(splits: dict[str, np.ndarray], encoding: tiktoken.Encoding) -> Description:
+def describe(splits: dict[str, Tokens], encoding: tiktoken.Encoding) -> Description:
     """Count what a tokenised corpus holds.
 
     Args:
@@ -65,6 +65,7 @@ def describe(splits: dict[str, np.ndarray], encoding: tiktoken.Encoding) -> Desc
     return Description(
         tokens={name: len(tokens) for name, tokens in splits.items()},
         bytes={name: int(counts[name] @ lengths) for name in splits},
+        documents=None,
         counts=sum(counts.values()),
         sequences={name: len(hashes) for name, hashes in wanted.items()},
         seen={name: int(there.sum()) for name, there in found.items()},
@@ -89,11 +90,15 @@ def sequence_hashes(tokens: np.ndarray, n: int, stride: int) -> np.ndarray:
 def table(found: Description, encoding: tiktoken.Encoding, title: str) -> str:
     """The figures, aligned."""
     total = sum(found.tokens.values())
-    lines = [title, "", f"{'split':<8}{'bytes':>16}{'tokens':>16}{'of all':>8}{'bytes per token':>18}"]
+    columns = f"{'split':<8}{'documents':>14}{'bytes':>18}{'tokens':>18}{'of all':>8}{'bytes per token':>18}"
+    lines = [title, "", columns]
+    documents = {name: f"{n:,}" for name, n in (found.documents or {}).items()}
     for name, n in found.tokens.items():
         per_token = f"{found.bytes[name] / n:.2f}" if n else "-"
-        lines.append(f"{name:<8}{found.bytes[name]:>16,}{n:>16,}{n / total:>8.1%}{per_token:>18}")
-    lines.append(f"{'all':<8}{sum(found.bytes.values()):>16,}{total:>16,}")
+        share, known = (n / total if total else 0), documents.get(name, "?")
+        lines.append(f"{name:<8}{known:>14}{found.bytes[name]:>18,}{n:>18,}{share:>8.1%}{per_token:>18}")
+    all_documents = f"{sum(found.documents.values()):,}" if found.documents else "?"
+    lines.append(f"{'all':<8}{all_documents:>14}{sum(found.bytes.values()):>18,}{total:>18,}")
     used = int((found.counts > 0).sum())
     lines += ["", f"{used:,} of {encoding.n_vocab:,} token ids occur. The most frequent:"]
     for token in np.argsort(-found.counts, kind="stable")[: min(FREQUENT, used)].tolist():
@@ -115,16 +120,13 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--corpus", default="pydoc", help="as for train.py's --data.corpus (default: pydoc)")
-    parser.add_argument("--tokenizer", default="bytes", help="as for --data.tokenizer (default: bytes)")
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="directory of token files (default: data)")
+    add_arguments(parser)
     args = parser.parse_args()
-
-    encoding, data_dir = load_tokenizer(args.tokenizer), args.data_dir.expanduser()
-    directory = prepare_token_files(find_corpus(args.corpus, data_dir), encoding, data_dir)
-    splits = open_token_files(directory)
-    title = f"corpus {args.corpus}, tokenizer {args.tokenizer}, in {directory}"
-    print(table(describe({name: splits[name] for name in SPLITS}, encoding), encoding, title))
+    prepared = prepare_from(args)
+    found = describe(prepared.tokens, prepared.encoding)
+    if prepared.counts:
+        found.documents = {name: count["documents"] for name, count in prepared.counts.items()}
+    print(table(found, prepared.encoding, f"corpus {args.corpus}, tokenizer {args.tokenizer}, in {prepared.place}"))
 
 
 def _hashes_of_all(tokens: np.ndarray) -> Iterator[np.ndarray]:

@@ -26,6 +26,8 @@ from gpt_lightning.errors import UserError
 
 TIMEOUT_SECONDS = 30
 _UNFINISHED = ".unfinished-"  # how names begin of what is being written
+_PARTIAL = ".partial-"  # … and of what is being written bit by bit, for another process to go on with
+_DAY = 24 * 60 * 60
 
 
 @rank_zero_only
@@ -34,7 +36,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def make_once(path: Path, make: Callable[[Path], None]) -> None:
+def make_once(path: Path, make: Callable[[Path], None], resumable: bool = False) -> None:
     """Has `make` write a file or directory under another name and renames it to `path`, unless that is there.
 
     One process at a time does so; the others wait for it. Killed processes' leftovers are removed.
@@ -42,9 +44,11 @@ def make_once(path: Path, make: Callable[[Path], None]) -> None:
     Args:
         path: What to make; its directory is made if need be.
         make: Called with the path to write to, whose name ends like that of `path`.
+        resumable: `make` goes on with what is there of a killed or failed one, and removes what nobody can go on with.
 
     Raises:
-        OSError: the directory cannot be written. Then, and if `make` raises, nothing is left behind.
+        OSError: the directory cannot be written. Then, and if `make` raises, nothing is left behind but what
+            `make` leaves to be gone on with.
     """
     if path.exists():
         return
@@ -61,7 +65,8 @@ def make_once(path: Path, make: Callable[[Path], None]) -> None:
         if not path.exists():
             if lock.is_locked:
                 _remove_leftovers(path)
-            _make(path, make)
+            # Without a lock two may be at it: each under a name of its own.
+            _make(path, make, resumable and lock.is_locked)
     finally:
         if lock.is_locked:
             with contextlib.suppress(OSError):
@@ -69,8 +74,9 @@ def make_once(path: Path, make: Callable[[Path], None]) -> None:
             lock.release()
 
 
-def _make(path: Path, make: Callable[[Path], None]) -> None:
-    temporary = path.with_name(f"{_UNFINISHED}{platform.node()}-{uuid.uuid4().hex[:8]}-{path.name}")
+def _make(path: Path, make: Callable[[Path], None], resumable: bool) -> None:
+    unique = f"{_UNFINISHED}{platform.node()}-{uuid.uuid4().hex[:8]}-"
+    temporary = path.with_name(f"{_PARTIAL if resumable else unique}{path.name}")
     try:
         make(temporary)
         try:
@@ -79,7 +85,8 @@ def _make(path: Path, make: Callable[[Path], None]) -> None:
             if not path.exists():  # if it does, another process was first, with the same content
                 raise
     finally:
-        _remove(temporary)
+        if not resumable:
+            _remove(temporary)
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -88,7 +95,11 @@ def _remove_leftovers(path: Path) -> None:
     ours = re.compile(re.escape(f"{_UNFINISHED}{platform.node()}-") + "[0-9a-f]{8}" + re.escape(f"-{path.name}"))
     for left in path.parent.glob(f"{_UNFINISHED}*"):
         with contextlib.suppress(OSError):  # its process may finish it just now
-            if ours.fullmatch(left.name) or time.time() - _last_written(left) > 24 * 60 * 60:
+            if ours.fullmatch(left.name) or time.time() - _last_written(left) > _DAY:
+                _remove(left)
+    for left in path.parent.glob(f"{_PARTIAL}*"):
+        with contextlib.suppress(OSError):
+            if left.name != f"{_PARTIAL}{path.name}" and time.time() - _last_written(left) > 30 * _DAY:
                 _remove(left)
 
 

@@ -1,6 +1,6 @@
-"""Bytes out of text files, plain or packed (.gz, .bz2, .zip), in blocks, so that memory does not grow with the file.
+"""Bytes out of text files, plain, packed (.gz, .bz2, .zip) or of records (JSON lines, Parquet), in blocks.
 
-It knows nothing of corpora, downloads or tokens.
+So memory does not grow with the file. It knows nothing of corpora, downloads or tokens.
 """
 
 import bz2
@@ -15,30 +15,36 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from gpt_lightning.data.records import PARQUET, has_records, read_records
 from gpt_lightning.errors import UserError
 
 BLOCK_BYTES = 1 << 20
-PACKED_SUFFIXES = (".gz", ".bz2", ".zip")
+PACKED_SUFFIXES = (".gz", ".bz2", ".zip", PARQUET)
 # An archive may unpack to so many times its size and so much more: text packs to a tenth, bombs to a thousandth.
 MAX_EXPANSION = 200
 EXPANSION_ALLOWED_BYTES = 100_000_000
 
-# One document is one plain file or one member of a zip archive; a block never spans two documents.
+# One document is one plain file, one member of a zip archive or one record; a block never spans two documents.
 Blocks = Iterator[tuple[int, bytes]]
 
 
-def read_blocks(path: Path) -> Blocks:
+def read_blocks(path: Path, text_key: str = "text") -> Blocks:
     """Streams a file as (document number, block of at most `BLOCK_BYTES` bytes); an empty document yields nothing.
 
-    Nothing is ever unpacked to the disk, and no more than a block to memory.
+    Nothing is ever unpacked to the disk, and no more than a block or a record to memory.
+
+    Args:
+        path: The file.
+        text_key: Where the text is in a record of JSON lines or Parquet.
 
     Raises:
-        UserError: the file cannot be read, or is a damaged, truncated or encrypted archive or a decompression bomb.
+        UserError: the file cannot be read, or is a damaged, truncated or encrypted archive or a decompression bomb, or
+            a record has no text.
     """
     size = 0
     try:
         limit = path.stat().st_size * MAX_EXPANSION + EXPANSION_ALLOWED_BYTES
-        for number, block in _documents(path):
+        for number, block in _records(path, text_key) if has_records(path) else _documents(path):
             size += len(block)
             if size > limit and path.suffix.lower() in PACKED_SUFFIXES:
                 raise UserError(
@@ -61,6 +67,12 @@ def read_blocks(path: Path) -> Blocks:
         raise UserError(
             f"{path} is damaged or cannot be read ({error}): replace it or take it out of the corpus"
         ) from error
+
+
+def _records(path: Path, text_key: str) -> Blocks:
+    for number, text in enumerate(read_records(path, text_key)):
+        for start in range(0, len(text), BLOCK_BYTES):
+            yield number, text[start : start + BLOCK_BYTES]
 
 
 def _documents(path: Path) -> Blocks:

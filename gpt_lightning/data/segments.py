@@ -6,6 +6,7 @@ Where the pieces are cut depends on the text alone: the tokens depend neither on
 import bisect
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from gpt_lightning.errors import UserError
 
@@ -19,41 +20,84 @@ CORPUS_CHANGED = "the corpus changed while it was being read: start again"
 _SAFE_CUT = re.compile(rb".*[A-Za-z0-9](?=[ \n])", re.DOTALL)
 
 
-def segments(blocks: Iterable[tuple[int, bytes]], split_ends: Sequence[int]) -> Iterator[tuple[int, int, bytes]]:
-    """Regroups blocks of documents into pieces of at most `SEGMENT_BYTES`, none of which spans two documents or splits.
+# (index of the split, document number, bytes)
+Placed = tuple[int, int, bytes]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Pieces of one split that are tokenised together: many small documents, or a part of a large one."""
+
+    split: int
+    pieces: list[tuple[bool, bytes]]  # whether it begins a document, and its text
+
+    @property
+    def documents(self) -> int:
+        """How many documents begin in it."""
+        return sum(begins for begins, _ in self.pieces)
+
+    @property
+    def size(self) -> int:
+        """Bytes of text."""
+        return sum(len(text) for _, text in self.pieces)
+
+
+def by_bytes(blocks: Iterable[tuple[int, bytes]], split_ends: Sequence[int]) -> Iterator[Placed]:
+    """Gives each block of documents its split, and cuts those that are of two.
 
     Args:
         blocks: (document number, bytes) in order.
         split_ends: The position in bytes at which each split ends; the last is the size of the whole.
 
-    Yields:
-        (index of the split, document number, bytes).
-
     Raises:
         UserError: the blocks are not as many bytes as `split_ends` says.
     """
-    buffer, place, position = bytearray(), (0, 0), 0
+    position = 0
     for document, block in blocks:
         if position + len(block) > split_ends[-1]:
             raise UserError(CORPUS_CHANGED)
         while block:
             split = bisect.bisect_right(split_ends, position)
-            if (split, document) != place:
-                if buffer:
-                    yield *place, bytes(buffer)
-                buffer, place = bytearray(), (split, document)
             taken = block[: split_ends[split] - position]
-            buffer += taken
+            yield split, document, taken
             position += len(taken)
             block = block[len(taken) :]
-            while len(buffer) >= SEGMENT_BYTES:
-                cut = last_cut(bytes(buffer[:SEGMENT_BYTES]))
-                yield *place, bytes(buffer[:cut])
-                del buffer[:cut]
     if position < split_ends[-1]:
         raise UserError(CORPUS_CHANGED)
+
+
+def segments(blocks: Iterable[Placed]) -> Iterator[Placed]:
+    """Regroups blocks into pieces of at most `SEGMENT_BYTES`, none of which spans two documents or splits."""
+    buffer, place = bytearray(), (0, 0)
+    for split, document, block in blocks:
+        if (split, document) != place:
+            if buffer:
+                yield *place, bytes(buffer)
+            buffer, place = bytearray(), (split, document)
+        buffer += block
+        while len(buffer) >= SEGMENT_BYTES:
+            cut = last_cut(bytes(buffer[:SEGMENT_BYTES]))
+            yield *place, bytes(buffer[:cut])
+            del buffer[:cut]
     if buffer:
         yield *place, bytes(buffer)
+
+
+def packs(pieces: Iterable[Placed]) -> Iterator[Pack]:
+    """Gathers the pieces of each split, in order, as many as `SEGMENT_BYTES` hold: to hand documents of a hundred bytes
+    to another thread one by one would take longer than to tokenise them."""
+    gathered: dict[int, list[tuple[bool, bytes]]] = {}
+    sizes: dict[int, int] = {}
+    previous = None
+    for split, document, text in pieces:
+        if sizes.get(split, 0) + len(text) > SEGMENT_BYTES and split in gathered:
+            yield Pack(split, gathered.pop(split))
+            sizes[split] = 0
+        gathered.setdefault(split, []).append(((split, document) != previous, text))
+        sizes[split] = sizes.get(split, 0) + len(text)
+        previous = (split, document)
+    for split in sorted(gathered):
+        yield Pack(split, gathered[split])
 
 
 def last_cut(window: bytes) -> int:

@@ -22,6 +22,7 @@ GPT2_VOCABULARY_SIZE = 50257
 PUBLISHED = {"gpt2": GPT2_VOCABULARY_SIZE, "cl100k_base": 100_277, "o200k_base": 200_019}  # and how many ids they have
 # Far above what there is: 200,000 ids and 4 MB. A vocabulary of 2^32 ids would need terabytes of embeddings.
 MAX_IDS = 1 << 20
+BPE, SMALLEST_BPE = "bpe:", 258
 MAX_RANKS_FILE_BYTES = 1 << 26
 
 
@@ -33,8 +34,13 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
             of tiktoken ranks (lines of `base64 rank`), which gets GPT-2's pattern and `<|endoftext|>` as its next id.
 
     Raises:
-        UserError: no such tokenizer, a ranks file that is not one, or a published vocabulary cannot be had.
+        UserError: no such tokenizer, a ranks file that is not one, or a published vocabulary cannot be had; or one that
+            is learnt from a corpus, as `data.prepare` does.
     """
+    if bpe_size(spec) is not None:
+        raise UserError(
+            f"tokenizer {spec} is learnt from a corpus: here name the ranks.tiktoken that lies beside its tokens"
+        )
     if spec == "bytes":
         return tiktoken.Encoding(
             "bytes", pat_str=r"[\s\S]", mergeable_ranks={bytes([byte]): byte for byte in range(256)}, special_tokens={}
@@ -57,12 +63,31 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
     )
 
 
+def bpe_size(spec: str) -> int | None:
+    """Tokens of the tokenizer that `bpe:<vocabulary size>` asks to learn; None if `spec` is something else.
+
+    Raises:
+        UserError: what follows is no possible size.
+    """
+    if not spec.startswith(BPE):
+        return None
+    size = spec.removeprefix(BPE)
+    if not (size.isascii() and size.isdigit() and len(size) < 10 and SMALLEST_BPE <= int(size) <= MAX_IDS):
+        raise UserError(
+            f"tokenizer {spec!r} must be bpe: and a vocabulary size from {SMALLEST_BPE} (bytes, one merge, the end of "
+            f"text) to {MAX_IDS}"
+        )
+    return int(size)
+
+
 def vocabulary_size(spec: str) -> int:
-    """Number of token ids of the tokenizer that `spec` names, without loading or downloading a published one.
+    """Number of token ids of the tokenizer that `spec` names, without loading, downloading or learning it.
 
     Raises:
         UserError: no such tokenizer.
     """
+    if (size := bpe_size(spec)) is not None:
+        return size
     sizes = {"bytes": 256} | PUBLISHED
     return sizes[spec] if spec in sizes else max(_read_ranks(spec).values()) + 2
 
@@ -176,7 +201,7 @@ def _read_ranks(spec: str) -> dict[bytes, int]:
             raise ValueError(f"larger than {MAX_RANKS_FILE_BYTES:,} bytes")
         ranks = _parse_ranks(path.read_bytes())
     except OSError as error:
-        known = ", ".join(["bytes", *PUBLISHED])
+        known = ", ".join(["bytes", *PUBLISHED, f"{BPE}<vocabulary size>"])
         raise UserError(f"{what} is none of {known}, nor a ranks file that can be read ({error})") from error
     except ValueError as error:
         raise UserError(f"{what} is not a file of tiktoken ranks, lines of `base64 rank` ({error})") from error

@@ -7,6 +7,7 @@ from typing import Any
 import tiktoken
 import torch
 
+from gpt_lightning.data.bpe import byte_of_character
 from gpt_lightning.data.tokenizer import (
     END_OF_TEXT,
     GPT2_PATTERN,
@@ -67,17 +68,10 @@ def _from_vocabulary(vocabulary: dict[str, int], merges: list, special: dict[str
     """GPT-2's files name each byte by a printable character; tiktoken merges what has the lowest id first."""
     if END_OF_TEXT in vocabulary:
         special = {END_OF_TEXT: vocabulary[END_OF_TEXT]} | special
-    byte = _byte_of_character()
+    byte = byte_of_character()
     ranks = {bytes(byte[c] for c in token): i for token, i in vocabulary.items() if token not in special}
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
     order = [vocabulary["".join(pair)] for pair in pairs]
     if order != sorted(order):
         raise ValueError("its ids are not in the order of its merges")
     return checked_encoding("huggingface", GPT2_PATTERN, ranks, special)
-
-
-def _byte_of_character() -> dict[str, int]:
-    """As in GPT-2's encoder.py: printable bytes stand for themselves, the others for characters from 256 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}

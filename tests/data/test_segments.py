@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt_lightning.data import segments as module
-from gpt_lightning.data.segments import last_cut, segments
+from gpt_lightning.data.segments import Pack, by_bytes, last_cut, packs, segments
 from gpt_lightning.data.tokenizer import encode_bytes
 from gpt_lightning.errors import UserError
 from tests.data.conftest import make_text
@@ -29,7 +29,7 @@ def test_pieces_have_the_tokens_of_the_whole(which, seed, request, monkeypatch):
             "cl100k", pat_str=CL100K_PATTERN, mergeable_ranks=encoding._mergeable_ranks, special_tokens={}
         )
     data = make_text(60_000, seed)
-    pieces = [piece for _, _, piece in segments(in_blocks(data, 1000), [len(data)])]
+    pieces = [piece for _, _, piece in segments(by_bytes(in_blocks(data, 1000), [len(data)]))]
     assert len(pieces) > 100
     assert all(piece[-1:].isalnum() for piece in pieces[:-1])  # no hard cut, which may change a token
     assert b"".join(pieces) == data
@@ -39,13 +39,16 @@ def test_pieces_have_the_tokens_of_the_whole(which, seed, request, monkeypatch):
 def test_pieces_do_not_depend_on_how_the_text_was_read(monkeypatch):
     monkeypatch.setattr(module, "SEGMENT_BYTES", 100)
     data = make_text(10_000)
-    assert len({tuple(segments(in_blocks(data, size), [5000, 10_000])) for size in (7, 64, 100, 1000, 10_000)}) == 1
+    assert (
+        len({tuple(segments(by_bytes(in_blocks(data, size), [5000, 10_000]))) for size in (7, 64, 100, 1000, 10_000)})
+        == 1
+    )
 
 
 def test_text_without_a_safe_place_is_cut_between_characters(monkeypatch):
     monkeypatch.setattr(module, "SEGMENT_BYTES", 100)
     data = "漢字é😀".encode() * 200
-    pieces = [piece for _, _, piece in segments(in_blocks(data, 333), [len(data)])]
+    pieces = [piece for _, _, piece in segments(by_bytes(in_blocks(data, 333), [len(data)]))]
     assert b"".join(pieces) == data
     assert max(map(len, pieces)) <= 100
     for piece in pieces:
@@ -62,7 +65,7 @@ def test_a_cut_always_makes_progress():
 
 def test_pieces_span_neither_splits_nor_documents():
     blocks = [(0, b"aaaa"), (1, b"bb"), (2, b"cccccc")]
-    assert list(segments(blocks, [5, 9, 12])) == [
+    assert list(segments(by_bytes(blocks, [5, 9, 12]))) == [
         (0, 0, b"aaaa"),
         (0, 1, b"b"),
         (1, 1, b"b"),
@@ -74,4 +77,16 @@ def test_pieces_span_neither_splits_nor_documents():
 @pytest.mark.parametrize("size", [3, 5])
 def test_a_corpus_that_changed_size_is_refused(size):
     with pytest.raises(UserError, match="changed while it was being read"):
-        list(segments([(0, b"four")], [size]))
+        list(by_bytes([(0, b"four")], [size]))
+
+
+def test_packs_gather_small_documents_of_each_split_and_keep_their_order(monkeypatch):
+    monkeypatch.setattr(module, "SEGMENT_BYTES", 6)
+    pieces = [(0, 0, b"aa"), (0, 1, b"bbb"), (1, 2, b"c"), (0, 3, b"dddddd"), (0, 3, b"dd"), (1, 4, b"e"), (0, 5, b"f")]
+    assert list(packs(pieces)) == [
+        Pack(0, [(True, b"aa"), (True, b"bbb")]),
+        Pack(0, [(True, b"dddddd")]),
+        Pack(0, [(False, b"dd"), (True, b"f")]),
+        Pack(1, [(True, b"c"), (True, b"e")]),
+    ]
+    assert [(pack.documents, pack.size) for pack in packs(pieces)] == [(2, 5), (1, 6), (1, 3), (2, 2)]

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_lightning.data import corpora, download, segments, token_files
+from gpt_lightning.data import corpora, download, identity, segments, shards, token_files
 from gpt_lightning.data.corpora import Corpus, find_corpus
 from gpt_lightning.data.token_files import open_token_files, prepare_token_files
 from gpt_lightning.data.tokenizer import encode_bytes, load_tokenizer
+from gpt_lightning.data.tokens import Tokens
 from gpt_lightning.errors import UserError
 from tests.data.conftest import make_text, peak_memory, with_files_of_at_most
 
 
-def prepare(text: bytes, encoding, tmp_path: Path) -> tuple[Path, dict[str, np.memmap]]:
+def prepare(text: bytes, encoding, tmp_path: Path) -> tuple[Path, dict[str, Tokens]]:
     (tmp_path / "text.txt").write_bytes(text)
     directory = prepare_token_files(find_corpus(str(tmp_path / "text.txt"), tmp_path), encoding, tmp_path / "data")
     return directory, open_token_files(directory)
@@ -29,15 +30,15 @@ def test_splits_are_90_5_5_percent_of_the_bytes(which, size, tmp_path, request):
     encoding = load_tokenizer("bytes") if which == "bytes" else request.getfixturevalue(which)
     text = make_text(size)
     directory, tokens = prepare(text, encoding, tmp_path)
-    parts = {split: encoding.decode_bytes(array.tolist()) for split, array in tokens.items()}
+    parts = {split: encoding.decode_bytes(array[:].tolist()) for split, array in tokens.items()}
     cuts = size * 90 // 100, size * 95 // 100
     assert parts == {"train": text[: cuts[0]], "val": text[cuts[0] : cuts[1]], "test": text[cuts[1] :]}
     index = json.loads((directory / "index.json").read_text())
     assert (index["corpus"], index["tokenizer"], index["dtype"]) == ("text_txt", encoding.name, "uint16")
-    checksums = {split: zlib.crc32((directory / f"{split}.bin").read_bytes()) for split in parts}
-    assert index["splits"] == {
-        split: {"tokens": len(tokens[split]), "bytes": len(parts[split]), "crc32": checksums[split]} for split in parts
-    }
+    for split, part in parts.items():
+        file, counts = f"{split}_000000.bin", {"tokens": len(tokens[split]), "bytes": len(part), "documents": 1}
+        counts["crc32"] = zlib.crc32((directory / file).read_bytes())
+        assert index["splits"][split] == {**counts, "shards": [{"file": file, **counts}]}
 
 
 def test_threads_and_pieces_change_no_token(bpe, tmp_path, monkeypatch):
@@ -50,7 +51,7 @@ def test_threads_and_pieces_change_no_token(bpe, tmp_path, monkeypatch):
         results.append(prepare(text, bpe, tmp_path / str(cores))[1])
     for split, part in (("train", text[:90_000]), ("val", text[90_000:95_000]), ("test", text[95_000:])):
         expected = encode_bytes(bpe, part).tolist()
-        assert [tokens[split].tolist() == expected for tokens in results] == [True, True]
+        assert [tokens[split][:].tolist() == expected for tokens in results] == [True, True]
 
 
 @pytest.mark.parametrize("which", ["bytes", "bpe"])
@@ -62,7 +63,7 @@ def test_only_tokenizers_with_end_of_text_separate_documents(which, tmp_path, re
         (folder / name).write_bytes(name.encode() * 100)
     tokens = open_token_files(prepare_token_files(find_corpus(str(folder), tmp_path), encoding, tmp_path))
     mark = b"" if which == "bytes" else b"<|endoftext|>"
-    assert encoding.decode_bytes(tokens["train"].tolist()) == mark.join([b"a" * 100, b"b" * 100, b"c" * 70])
+    assert encoding.decode_bytes(tokens["train"][:].tolist()) == mark.join([b"a" * 100, b"b" * 100, b"c" * 70])
 
 
 def test_documents_that_are_whole_splits_are_not_separated(bpe, tmp_path):
@@ -71,23 +72,25 @@ def test_documents_that_are_whole_splits_are_not_separated(bpe, tmp_path):
     for name, size in (("a", 180), ("b", 10), ("c", 10)):
         (folder / name).write_bytes(name.encode() * size)
     tokens = open_token_files(prepare_token_files(find_corpus(str(folder), tmp_path), bpe, tmp_path))
-    assert [bpe.decode(tokens[split].tolist()) for split in token_files.SPLITS] == ["a" * 180, "b" * 10, "c" * 10]
+    assert [bpe.decode(tokens[split][:].tolist()) for split in token_files.SPLITS] == ["a" * 180, "b" * 10, "c" * 10]
 
 
 def test_large_vocabularies_take_uint32(ranks_file, tmp_path):
     (tmp_path / "large.tiktoken").write_text(ranks_file.read_text() + "YWZ0ZXI= 70000\n")
     _, tokens = prepare(b"after " * 100, load_tokenizer(str(tmp_path / "large.tiktoken")), tmp_path)
     assert tokens["train"].dtype == "<u4"
-    assert tokens["train"][0] == 70000
+    assert tokens["train"][:1].tolist() == [70000]
 
 
 def test_shakespeare_tests_on_what_it_validates_on(shared, tmp_path):
     encoding = load_tokenizer("bytes")
     tokens = open_token_files(prepare_token_files(find_corpus("shakespeare", shared / "data"), encoding, tmp_path))
     text = (shared / "data" / "tiny_shakespeare.txt").read_bytes()
-    assert bytes(tokens["train"].astype(np.uint8)) == text[: int(len(text) * 0.9)]
+    assert bytes(tokens["train"][:].astype(np.uint8)) == text[: int(len(text) * 0.9)]
     assert (
-        bytes(tokens["val"].astype(np.uint8)) == bytes(tokens["test"].astype(np.uint8)) == text[int(len(text) * 0.9) :]
+        bytes(tokens["val"][:].astype(np.uint8))
+        == bytes(tokens["test"][:].astype(np.uint8))
+        == text[int(len(text) * 0.9) :]
     )
 
 
@@ -96,10 +99,10 @@ def test_wikipedia_in_gpt2_tokens_decodes_to_itself(shared, gpt2, tmp_path):
     tokens = open_token_files(prepare_token_files(corpus, gpt2, tmp_path))
     digest = hashlib.sha256()
     for split in token_files.SPLITS:
-        digest.update(gpt2.decode_bytes(tokens[split].tolist()))
+        digest.update(gpt2.decode_bytes(tokens[split][:].tolist()))
     text = b"".join(block for _, block in corpora.read_corpus(corpus))
     assert digest.hexdigest() == hashlib.sha256(text).hexdigest()
-    assert tokens["val"].tolist() == encode_bytes(gpt2, text[len(text) * 90 // 100 : len(text) * 95 // 100]).tolist()
+    assert tokens["val"][:].tolist() == encode_bytes(gpt2, text[len(text) * 90 // 100 : len(text) * 95 // 100]).tolist()
 
 
 def test_what_is_prepared_is_not_read_again(tmp_path, monkeypatch):
@@ -110,6 +113,7 @@ def test_what_is_prepared_is_not_read_again(tmp_path, monkeypatch):
         raise AssertionError("the corpus was read again")
 
     monkeypatch.setattr(token_files, "read_corpus", read_again)
+    monkeypatch.setattr(identity, "read_corpus", read_again)
     corpus = find_corpus(str(tmp_path / "text.txt"), tmp_path)
     assert prepare_token_files(corpus, encoding, tmp_path / "data") == first
 
@@ -132,7 +136,7 @@ def prepare_slowly(pipe, corpus: Path, data_dir: Path) -> None:
             pipe.recv()
         return encode_bytes(encoding, data)
 
-    token_files.encode_bytes, download.say = encode, pipe.send
+    shards.encode_bytes, download.say = encode, pipe.send
     directory = prepare_token_files(find_corpus(str(corpus), data_dir), load_tokenizer("bytes"), data_dir)
     pipe.send(directory if open_token_files(directory) else None)
 
@@ -156,12 +160,12 @@ def test_when_one_process_is_killed_the_other_takes_over_and_cleans_up(tmp_path,
     corpus.write_bytes(make_text(100_000))
     process, first = start(prepare_slowly, corpus, data_dir)
     assert first.recv() == "tokenising"
-    (left,) = (data_dir / "tokens").glob(".unfinished-*")
+    (left,) = (data_dir / "tokens").glob(".partial-*")
     _, second = start(prepare_slowly, corpus, data_dir)
     assert "waiting" in second.recv()
     process.kill()
     assert second.recv() == "tokenising"
-    assert not left.exists()
+    assert left.exists()  # where the other goes on
     assert not list((data_dir / "tokens").glob("text*"))
     second.send("go on")
     directory = second.recv()
@@ -225,7 +229,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(encoding, data):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(token_files, "encode_bytes", interrupt)
+    monkeypatch.setattr(shards, "encode_bytes", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare(b"some text " * 100, load_tokenizer("bytes"), tmp_path)
     assert [path.name for path in (tmp_path / "data" / "tokens").iterdir()] == ["digests.json"]
@@ -234,8 +238,10 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("extra", "relation"), [(-2, "shorter"), (2, "longer")])
 def test_a_token_file_of_another_length_is_named(tmp_path, extra, relation):
     directory, _ = prepare(b"some text " * 100, load_tokenizer("bytes"), tmp_path)
-    os.truncate(directory / "val.bin", (directory / "val.bin").stat().st_size + extra)
-    with pytest.raises(UserError, match=f"val.bin is {relation} than its index says: delete the directory {directory}"):
+    os.truncate(directory / "val_000000.bin", (directory / "val_000000.bin").stat().st_size + extra)
+    with pytest.raises(
+        UserError, match=f"val_000000.bin is {relation} than its index says: delete the directory {directory}"
+    ):
         open_token_files(directory)
 
 
@@ -243,14 +249,16 @@ def test_a_token_file_of_another_length_is_named(tmp_path, extra, relation):
 @pytest.mark.parametrize("bit", [0, -1])
 def test_a_single_flipped_bit_is_noticed(tmp_path, split, bit):
     directory, _ = prepare(b"some text " * 100, load_tokenizer("bytes"), tmp_path)
-    data = bytearray((directory / f"{split}.bin").read_bytes())
+    data = bytearray((directory / f"{split}_000000.bin").read_bytes())
     data[bit] ^= 1
-    (directory / f"{split}.bin").write_bytes(data)
-    with pytest.raises(UserError, match=f"{split}.bin is damaged.*: delete the directory {directory} and start again"):
+    (directory / f"{split}_000000.bin").write_bytes(data)
+    with pytest.raises(
+        UserError, match=f"{split}_000000.bin is damaged.*: delete the directory {directory} and start again"
+    ):
         open_token_files(directory)
 
 
-@pytest.mark.parametrize("name", ["index.json", "train.bin"])
+@pytest.mark.parametrize("name", ["index.json", "train_000000.bin"])
 def test_a_missing_file_is_named(tmp_path, name):
     directory, _ = prepare(b"some text " * 100, load_tokenizer("bytes"), tmp_path)
     (directory / name).unlink()
@@ -286,13 +294,13 @@ def test_a_corpus_that_changed_is_tokenised_again_and_that_is_said(tmp_path, cap
 
 def test_a_corpus_that_changes_between_two_readings_is_refused(tmp_path, monkeypatch):
     encoding = load_tokenizer("bytes")
-    read = token_files.read_corpus
+    read = identity.read_corpus
 
     def read_and_change(corpus):
         yield from read(corpus)
         (tmp_path / "text.txt").write_bytes(b"same size " * 100)
 
-    monkeypatch.setattr(token_files, "read_corpus", read_and_change)
+    monkeypatch.setattr(identity, "read_corpus", read_and_change)
     with pytest.raises(UserError, match="changed while it was being read: start again"):
         prepare(b"some text " * 100, encoding, tmp_path)
     assert not list((tmp_path / "data" / "tokens").iterdir())

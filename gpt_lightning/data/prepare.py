@@ -1,0 +1,186 @@
+"""From what a user asks for to tokens: finds the corpus, learns a tokenizer from it if need be, tokenises, opens.
+
+    python -m gpt_lightning.data.prepare --corpus hf:HuggingFaceFW/fineweb-edu --tokenizer gpt2 --max_bytes 1e9
+
+Training does the same when it begins; this is for a machine without a GPU, or for the night before. Killed, it goes on
+where it was when it is called again.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+
+from gpt_lightning.cli_errors import OneLineParser, clear_errors
+from gpt_lightning.data import hf
+from gpt_lightning.data.bins import find_bins, open_bins
+from gpt_lightning.data.bpe import SAMPLE_BYTES, sample, train_ranks, write_ranks
+from gpt_lightning.data.corpora import Corpus, find_corpus, read_corpus
+from gpt_lightning.data.download import make_once
+from gpt_lightning.data.identity import identify
+from gpt_lightning.data.segments import by_bytes, segments
+from gpt_lightning.data.token_files import (
+    INDEX,
+    RANKS,
+    open_token_files,
+    prepare_token_files,
+    read_index,
+    text_identity,
+    tokenizer_digest,
+)
+from gpt_lightning.data.tokenizer import bpe_size, load_tokenizer
+from gpt_lightning.data.tokens import Tokens
+from gpt_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus that can be trained on.
+
+    Attributes:
+        encoding: Its tokenizer.
+        tokens: By the names train, val and test.
+        place: Where they lie.
+        identity: Of the training text: corpus (its name), tokens and crc32.
+        counts: Of each split, its bytes of text and documents, where they are known.
+    """
+
+    encoding: tiktoken.Encoding
+    tokens: dict[str, Tokens]
+    place: Path
+    identity: dict[str, Any]
+    counts: dict[str, dict[str, int]] | None
+
+
+def prepare(
+    corpus: str,
+    tokenizer: str,
+    data_dir: Path,
+    text_key: str = "text",
+    max_bytes: int | None = None,
+    percents: Sequence[int] | None = None,
+) -> Prepared:
+    """Tokenise a corpus unless that was done before, and map its tokens into memory.
+
+    The arguments are those of `TextDataModule`.
+
+    Raises:
+        UserError: the corpus, the tokenizer or `data_dir` cannot be used.
+    """
+    if bins := find_bins(corpus):
+        encoding = load_tokenizer(tokenizer)
+        tokens, identity = open_bins(bins, encoding.n_vocab, data_dir / "tokens")
+        return Prepared(encoding, tokens, bins["train"][0].parent, identity, None)
+    directory = Path(corpus).expanduser()
+    if (directory / INDEX).is_file():
+        encoding = _tokenizer_of(directory, tokenizer)
+    else:
+        found = find_corpus(corpus, data_dir, text_key, max_bytes)
+        if percents is not None:
+            found = replace(found, percents=tuple(percents))
+        size = bpe_size(tokenizer)
+        encoding = load_tokenizer(tokenizer) if size is None else _learnt(found, size, data_dir / "tokens")
+        directory = prepare_token_files(found, encoding, data_dir)
+    tokens = open_token_files(directory)
+    return Prepared(encoding, tokens, directory, text_identity(directory), read_index(directory)["splits"])
+
+
+def _tokenizer_of(directory: Path, tokenizer: str) -> tiktoken.Encoding:
+    """The tokenizer with which token files were written, if it is the one asked for."""
+    try:
+        index = read_index(directory)
+        name, digest, size = index["tokenizer"], index["tokenizer_digest"], index["vocabulary"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{directory / INDEX} is no index of token files ({type(error).__name__}: {error})") from error
+    ours = (directory / RANKS).is_file() and bpe_size(tokenizer) == size
+    encoding = load_tokenizer(str(directory / RANKS) if ours else tokenizer)
+    if tokenizer_digest(encoding) != digest:
+        fix = directory / RANKS if (directory / RANKS).is_file() else name
+        raise UserError(
+            f"the tokens in {directory} are not those of tokenizer {tokenizer!r}: set --data.tokenizer {fix}"
+        )
+    return encoding
+
+
+def _learnt(corpus: Corpus, size: int, home: Path) -> tiktoken.Encoding:
+    """A tokenizer learnt from the training text of a corpus, unless that was done before."""
+    text = identify(corpus, home)
+    key = hashlib.sha256(json.dumps([text.digest, corpus.percents, size, SAMPLE_BYTES]).encode()).hexdigest()[:16]
+    path = home / f"bpe-{key}" / f"bpe{size}.tiktoken"
+
+    def make(temporary: Path) -> None:
+        write_ranks(train_ranks(_training_text(corpus, text.size), size), temporary)
+
+    try:
+        make_once(path, make)
+    except OSError as error:
+        raise UserError(f"{home} cannot be written ({error}): make room or choose another --data.data_dir") from error
+    return load_tokenizer(str(path))
+
+
+def _training_text(corpus: Corpus, size: int | None) -> Iterator[bytes]:
+    """Pieces of the training split, spread evenly over it if it is large; of what is streamed, from its beginning."""
+    if corpus.dataset is not None:
+        few = min(SAMPLE_BYTES, corpus.max_bytes or SAMPLE_BYTES)
+        placed = hf.read_dataset(corpus.dataset, corpus.text_key, corpus.percents, few)
+        yield from (text for split, _, text in placed if split == 0)
+        return
+    ends = [size * percent // 100 for percent in accumulate(corpus.percents)]
+    pieces = (text for split, _, text in segments(by_bytes(read_corpus(corpus), ends)) if split == 0)
+    yield from sample(pieces, ends[0], SAMPLE_BYTES)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that name a corpus, as train.py has them under --data."""
+    parser.add_argument("--corpus", default="pydoc", help="as for train.py's --data.corpus (default: pydoc)")
+    parser.add_argument("--tokenizer", default="bytes", help="as for --data.tokenizer (default: bytes)")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="directory of token files (default: data)")
+    parser.add_argument("--text_key", default="text", help="where a record's text is (default: text)")
+    parser.add_argument("--max_bytes", type=_whole_number, help="read only so much of the text, such as 1e9")
+    parser.add_argument("--percents", type=int, nargs=3, help="shares of train, val and test (default: 90 5 5)")
+
+
+def prepare_from(args: argparse.Namespace) -> Prepared:
+    """Prepare what the arguments name."""
+    data_dir = args.data_dir.expanduser()
+    return prepare(args.corpus, args.tokenizer, data_dir, args.text_key, args.max_bytes, args.percents)
+
+
+def _whole_number(text: str) -> int:
+    try:
+        number = int(float(text))
+    except (ValueError, OverflowError):
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes")
+    return number
+
+
+def main() -> None:
+    """Parse, prepare, say where it lies and how to train on it."""
+    parser = OneLineParser(
+        prog="python -m gpt_lightning.data.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    args = parser.parse_args()
+    prepared = prepare_from(args)
+    lines = [f"{name:<8}{len(tokens):>18,} tokens" for name, tokens in prepared.tokens.items()]
+    command = ["python", "train.py", "fit"]
+    for name, value in vars(args).items():
+        if value != parser.get_default(name):
+            command += [f"--data.{name}", str(value)]
+    print("\n".join([f"In {prepared.place}:", *lines, f"Train on it with  {shlex.join(command)}"]))
+
+
+if __name__ == "__main__":
+    with clear_errors():
+        main()

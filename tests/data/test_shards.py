@@ -1,0 +1,239 @@
+"""Sharded preparation: what it writes does not depend on where it was killed, and finished work is not done again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from gpt_lightning.data import segments, shards, token_files
+from gpt_lightning.data.corpora import find_corpus
+from gpt_lightning.data.token_files import open_token_files, prepare_token_files
+from gpt_lightning.data.tokenizer import encode_bytes, load_tokenizer
+from gpt_lightning.errors import UserError
+from tests.data.conftest import make_text
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 10_000)
+
+
+def prepare(tmp_path, encoding, name="text.txt", where="data"):
+    return prepare_token_files(find_corpus(str(tmp_path / name), tmp_path), encoding, tmp_path / where)
+
+
+def contents(directory) -> dict[str, bytes]:
+    """All files but the times of checking."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != token_files.CHECKED}
+
+
+@pytest.mark.parametrize("which", ["bytes", "bpe"])
+def test_shards_together_are_the_tokens_of_the_whole(which, tmp_path, request):
+    encoding = load_tokenizer("bytes") if which == "bytes" else request.getfixturevalue(which)
+    text = make_text(60_000)
+    (tmp_path / "text.txt").write_bytes(text)
+    directory = prepare(tmp_path, encoding)
+    index = json.loads((directory / "index.json").read_text())
+    names = [shard["file"] for shard in index["splits"]["train"]["shards"]]
+    assert names == [f"train_{number:06d}.bin" for number in range(5)]
+    assert all(10_000 <= shard["bytes"] < 12_000 for shard in index["splits"]["train"]["shards"][:-1])
+    assert sorted(os.listdir(directory)) == sorted(
+        [
+            *names,
+            "val_000000.bin",
+            "test_000000.bin",
+            "index.json",
+            "checked.json",
+            *(["ranks.tiktoken"] * (which == "bpe")),
+        ]
+    )
+    tokens = open_token_files(directory)
+    assert tokens["train"][:].tolist() == encode_bytes(encoding, text[:54_000]).tolist()
+    assert len(tokens["train"]) == index["splits"]["train"]["tokens"]
+    assert (index["splits"]["train"]["bytes"], index["vocabulary"]) == (54_000, encoding.n_vocab)
+
+
+def test_documents_are_counted_and_separated_across_packs_and_shards(tmp_path, bpe):
+    texts = [make_text(size, seed).decode(errors="replace") for seed, size in enumerate([300, 5, 2500, 1, 40] * 30)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    directory = prepare(tmp_path, bpe, "a.jsonl")
+    tokens = open_token_files(directory)
+    joined = [bpe.decode_bytes(tokens[split][:].tolist()) for split in shards.SPLITS]
+    bounds = [len(part) for part in joined]
+    assert b"".join(joined).replace(b"<|endoftext|>", b"") == "".join(texts).replace("<|endoftext|>", "").encode()
+    index = json.loads((directory / "index.json").read_text())["splits"]
+    marks = [int((tokens[split][:] == bpe.eot_token).sum()) for split in shards.SPLITS]
+    assert marks == [index[split]["documents"] - 1 for split in shards.SPLITS]
+    assert sum(marks) + 3 in (150, 151, 152)  # a document that is cut by the end of a split counts twice
+    assert all(bounds)
+
+
+KILL = """
+import os, sys
+from pathlib import Path
+from gpt_lightning.data import segments, shards
+from gpt_lightning.data.corpora import find_corpus
+from gpt_lightning.data.token_files import prepare_token_files
+from gpt_lightning.data.tokenizer import load_tokenizer
+segments.SEGMENT_BYTES, shards.SHARD_BYTES = 1000, 10_000
+encode, calls = shards.encode_bytes, []
+def counted(encoding, data):
+    calls.append(data)
+    if len(calls) == int(sys.argv[4]):
+        os.kill(os.getpid(), 9)
+    return encode(encoding, data)
+shards.encode_bytes = counted
+corpus = find_corpus(sys.argv[1], Path(sys.argv[3]))
+prepare_token_files(corpus, load_tokenizer(sys.argv[2]), Path(sys.argv[3]))
+print(len(calls))
+"""
+
+
+def test_a_killed_preparation_goes_on_and_writes_the_same(tmp_path, ranks_file):
+    """kill -9 at three places; the last process tokenises only what was not finished."""
+    (tmp_path / "text.txt").write_bytes(make_text(60_000))
+    whole = contents(prepare(tmp_path, load_tokenizer(str(ranks_file)), where="whole"))
+
+    def run(kill_at: int) -> subprocess.CompletedProcess:
+        arguments = [str(tmp_path / "text.txt"), str(ranks_file), str(tmp_path / "data"), str(kill_at)]
+        return subprocess.run([sys.executable, "-c", KILL, *arguments], capture_output=True, text=True)
+
+    for kill_at in (3, 30, 25):  # before the first shard, after two, after two more
+        assert run(kill_at).returncode == -signal.SIGKILL
+        (partial,) = (tmp_path / "data" / "tokens").glob(".partial-*")
+    noted = json.loads((partial / "progress.json").read_text())
+    assert len(noted["splits"]["train"]["shards"]) >= 3
+    last = run(0)
+    assert last.returncode == 0, last.stderr
+    pieces = 62  # of 1,000 bytes or a little less
+    assert int(last.stdout) + noted["packs"] in range(pieces - 4, pieces + 4)
+    (directory,) = (path for path in (tmp_path / "data" / "tokens").iterdir() if path.is_dir())
+    assert contents(directory) == whole
+
+
+def test_what_was_lost_of_a_partial_preparation_is_made_again(tmp_path, bpe, monkeypatch):
+    (tmp_path / "text.txt").write_bytes(make_text(60_000))
+    whole = contents(prepare(tmp_path, bpe, where="whole"))
+    partial = interrupted(tmp_path, bpe, monkeypatch)
+    os.truncate(partial / "train_000000.bin", 100)
+    assert contents(prepare(tmp_path, bpe)) == whole
+
+
+def interrupted(tmp_path, encoding, monkeypatch):
+    """A preparation that Ctrl-C ends after two shards."""
+    calls = []
+
+    def encode(*args):
+        calls.append(args)
+        if len(calls) > 30:
+            raise KeyboardInterrupt
+        return encode_bytes(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "encode_bytes", encode)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path, encoding)
+    (partial,) = (tmp_path / "data" / "tokens").glob(".partial-*")
+    return partial
+
+
+def test_ctrl_c_keeps_finished_shards(tmp_path, bpe, monkeypatch):
+    (tmp_path / "text.txt").write_bytes(make_text(60_000))
+    partial = interrupted(tmp_path, bpe, monkeypatch)
+    assert len(list(partial.glob("train_*.bin"))) >= 2
+    whole = contents(prepare(tmp_path, bpe, where="whole"))
+    assert contents(prepare(tmp_path, bpe)) == whole
+    assert not partial.exists()
+
+
+def test_a_partial_preparation_of_another_text_is_thrown_away(tmp_path, bpe, monkeypatch):
+    (tmp_path / "text.txt").write_bytes(make_text(60_000))
+    partial = interrupted(tmp_path, bpe, monkeypatch)
+    progress = json.loads((partial / "progress.json").read_text())
+    (partial / "progress.json").write_text(json.dumps(progress | {"text_crc32": 1}))
+    with pytest.raises(UserError, match="changed while it was being read: start again"):
+        prepare(tmp_path, bpe)
+    assert not partial.exists()
+    assert len(open_token_files(prepare(tmp_path, bpe))["train"]) > 1000
+
+
+def test_opening_reads_no_token_that_was_checked_before(tmp_path, monkeypatch):
+    """So it takes no longer for a larger corpus; what was written to is checked again, even with its times set back."""
+    (tmp_path / "text.txt").write_bytes(make_text(60_000))
+    directory = prepare(tmp_path, load_tokenizer("bytes"))
+    checks = []
+    check = token_files._check
+    monkeypatch.setattr(token_files, "_check", lambda *args: checks.append(args) or check(*args))
+    open_token_files(directory)
+    open_token_files(directory)
+    assert not checks
+    shard = directory / "train_000002.bin"
+    times = shard.stat().st_atime_ns, shard.stat().st_mtime_ns
+    time.sleep(0.02)
+    data = bytearray(shard.read_bytes())
+    data[5] ^= 1
+    shard.write_bytes(data)
+    os.utime(shard, ns=times)
+    with pytest.raises(UserError, match=r"train_000002\.bin is damaged"):
+        open_token_files(directory)
+    data[5] ^= 1
+    shard.write_bytes(data)
+    open_token_files(directory)
+    assert len(checks) == 1 + 3
+    open_token_files(directory)
+    assert len(checks) == 1 + 3
+
+
+@pytest.mark.parametrize("lie", ["twice", "swapped", "missing"])
+def test_an_index_whose_shards_do_not_make_up_their_split_is_refused(tmp_path, lie):
+    (tmp_path / "text.txt").write_bytes(make_text(60_000))
+    directory = prepare(tmp_path, load_tokenizer("bytes"))
+    index = json.loads((directory / "index.json").read_text())
+    train = index["splits"]["train"]["shards"]
+    index["splits"]["train"]["shards"] = {
+        "twice": [*train[:-1], train[0]],
+        "swapped": [train[1], train[0], *train[2:]],
+        "missing": train[1:],
+    }[lie]
+    (directory / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"index\.json is damaged, its shards do not make up their split: delete"):
+        open_token_files(directory)
+
+
+def test_a_dataset_is_divided_in_one_passage_and_resumed(tmp_path, bpe, monkeypatch):
+    pytest.importorskip("datasets")
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    texts = [f"document {i} " + "word " * (i % 50) for i in range(600)]
+    (folder / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+    def prepare_dataset(where):
+        return prepare_token_files(find_corpus(f"hf:{folder}", tmp_path), bpe, tmp_path / where)
+
+    tokens = open_token_files(prepare_dataset("whole"))
+    places = {"train": range(98), "val": [98], "test": [99]}
+    for split, those in places.items():
+        expected = "<|endoftext|>".join(text for i, text in enumerate(texts) if i % 100 in those)
+        assert bpe.decode(tokens[split][:].tolist()) == expected
+    calls = []
+
+    def encode(*args):
+        calls.append(args)
+        if len(calls) > 300:
+            raise KeyboardInterrupt
+        return encode_bytes(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "encode_bytes", encode)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_dataset("data")
+    assert list((tmp_path / "data" / "tokens").glob(".partial-*/progress.json"))
+    resumed = open_token_files(prepare_dataset("data"))
+    for split in shards.SPLITS:
+        assert np.array_equal(resumed[split][:], tokens[split][:])
