@@ -1,9 +1,12 @@
 """Batches a second from a token file: this project's loader, nanoGPT's slices, and a torch DataLoader, in turns.
 
 python -m benchmarks.feeding                                        batches of 32 × 256 of 10 million tokens
+python -m benchmarks.feeding --shards 100                           and the same tokens in 100 arrays
+python -m benchmarks.feeding --first_of 25000000000                 time to the first batch of a file of so many tokens
 """
 
 import argparse
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.side_by_side import machine, print_table, take_turns
 from gpt_lightning.cli_errors import clear_errors
 from gpt_lightning.data.loader import BlockLoader
+from gpt_lightning.data.tokens import Tokens
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -49,12 +53,31 @@ def endless(loader: BlockLoader | DataLoader) -> Iterator[Batch]:
         yield from loader
 
 
+def first_batch(n_tokens: int, context: int, batch: int, rounds: int) -> None:
+    """Print the time from a path to the first batch, for a file with holes, which takes no room on the disk."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "tokens.bin")
+        file.touch()
+        os.truncate(file, 2 * n_tokens)
+
+        def first() -> None:
+            next(iter(BlockLoader(np.memmap(file, np.uint16, mode="r"), context, batch, seed=0)))
+
+        seconds = take_turns({f"{n_tokens:,} tokens": first}, rounds)
+    print(f"{machine('cpu')}; first batch of {batch} × {context}")
+    print_table(seconds, 1, "batches", f"{n_tokens:,} tokens")
+
+
 def main() -> None:
     """Parse, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"batch": 32, "context": 256, "tokens": 10_000_000, "batches": 300, "rounds": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--shards", type=int, default=0, help="also with the tokens in so many arrays")
+    parser.add_argument("--first_of", type=int, default=0, help="instead, open a file of so many tokens, all of them 0")
     args = parser.parse_args()
+    if args.first_of:
+        return first_batch(args.first_of, args.context, args.batch, args.rounds)
 
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "tokens.bin")
@@ -66,6 +89,10 @@ def main() -> None:
             "nanoGPT's slices": sliced(tokens, args.context, args.batch),
             "torch DataLoader": endless(torch_loader),
         }
+
+        if args.shards:
+            shards = Tokens(np.array_split(tokens, args.shards))
+            sources[f"{args.shards} shards"] = endless(BlockLoader(shards, args.context, args.batch, seed=0))
 
         def take(source: Iterator[Batch]) -> None:
             for _ in range(args.batches):

@@ -1,7 +1,8 @@
-"""Batches of blocks of tokens, gathered from a memory-mapped array: shuffled for training, in order for evaluation.
+"""Batches of blocks of tokens, gathered from memory-mapped arrays: shuffled for training, in order for evaluation.
 
 Position in the data is an integer: sample i of epoch e is a pure function of (seed, e, i), so a checkpoint stores two
-numbers and there are no workers, no samplers and no random state to save.
+numbers and there are no workers, no samplers and no random state to save. It can be evaluated for any i alone, so
+beginning an epoch takes the same time and memory whatever the size of the data.
 """
 
 import math
@@ -10,16 +11,21 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from lightning.pytorch.loops.progress import _BatchProgress as BatchProgress
-from numpy.lib.stride_tricks import sliding_window_view
+
+from gpt_lightning.data.permutation import ROUNDS, permuted
+from gpt_lightning.data.tokens import Tokens
 
 IGNORED_TARGET = -100  # what F.cross_entropy ignores
+ORDERED_AT_ONCE = 1 << 14  # samples whose places are found together: what is computed on stays in the processor's cache
 
 # inputs and targets, both (B, T) int64; targets are the inputs shifted by one.
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-def epoch_offsets(n_tokens: int, context_length: int, seed: int, epoch: int) -> np.ndarray:
-    """Where each sample of an epoch begins: sample i is the `context_length` + 1 tokens from offset i on.
+def epoch_offsets(
+    n_tokens: int, context_length: int, seed: int, epoch: int, first: int = 0, end: int | None = None, step: int = 1
+) -> np.ndarray:
+    """Where samples of an epoch begin: sample i is the `context_length` + 1 tokens from offset i on.
 
     The split is cut into blocks that do not overlap, shifted by a random number of tokens and permuted, both anew in
     every epoch. There are equally many in every epoch.
@@ -29,16 +35,21 @@ def epoch_offsets(n_tokens: int, context_length: int, seed: int, epoch: int) -> 
         context_length: T, tokens in a block.
         seed: With `epoch` the only source of randomness.
         epoch: Counts from 0.
+        first: The first sample asked for.
+        end: One past the last; None for all. Time and memory are those of what is asked for, not of the epoch.
+        step: From one sample to the next.
 
     Returns:
-        (blocks,) int64.
+        (samples,) int64: of `first`, `first` + `step`, … below `end`.
     """
     n_blocks = _count_blocks(n_tokens, context_length)
-    # Philox and SeedSequence, since NumPy promises their numbers to stay the same from version to version.
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+    # NumPy promises the raw numbers of Philox and SeedSequence, and those alone, to stay the same in every version.
+    shift, *keys = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(1 + ROUNDS).tolist()
     # The last target of the last block has to exist.
-    shift = generator.integers(min(context_length, n_tokens - n_blocks * context_length))
-    return generator.permutation(n_blocks) * context_length + shift
+    shift %= min(context_length, n_tokens - n_blocks * context_length)
+    samples = np.arange(first, n_blocks if end is None else end, step)
+    blocks = permuted(samples, n_blocks, np.array([key >> 32 for key in keys], np.uint32))
+    return blocks * context_length + shift
 
 
 def _count_blocks(n_tokens: int, context_length: int) -> int:
@@ -59,7 +70,7 @@ class BlockLoader:
     counts batches, is told how many of the new ones the part that was seen stands for.
 
     Args:
-        tokens: (tokens,) unsigned integers, at least `context_length` + 1.
+        tokens: Unsigned integers, at least `context_length` + 1, in one array or in several.
         context_length: T, tokens in a sequence.
         batch_size: B, sequences in a batch of this rank.
         seed: Seed of the order.
@@ -72,7 +83,7 @@ class BlockLoader:
 
     def __init__(
         self,
-        tokens: np.ndarray,
+        tokens: Tokens | np.ndarray,
         context_length: int,
         batch_size: int,
         seed: int,
@@ -85,8 +96,7 @@ class BlockLoader:
         self.n_tokens, self.context_length, self.batch_size = len(tokens), context_length, batch_size
         self.seed, self.rank, self.world_size, self.same_order = seed, rank, world_size, same_order
         self.n_samples, self.global_batch = _count_blocks(self.n_tokens, context_length), batch_size * world_size
-        # Row o is tokens[o : o + T + 1]. asarray: indexing a plain array is faster than indexing a memmap.
-        self._windows = sliding_window_view(np.asarray(tokens), context_length + 1)
+        self._tokens = _as_tokens(tokens)
         self._pin = torch.cuda.is_available()
         self._progress = progress
         self.epoch = 0
@@ -119,10 +129,15 @@ class BlockLoader:
     def __iter__(self) -> Iterator[Batch]:
         # A generator: nothing runs before the first batch, and Lightning calls set_epoch between iter() and that.
         epoch = 0 if self.same_order else self.epoch - self._skipped
-        offsets = epoch_offsets(self.n_tokens, self.context_length, self.seed, epoch)
+        begin = end = 0  # `offsets` has those samples from begin to end that are this rank's
         while self._next_sample() + self.global_batch <= self.n_samples:
-            first, end = self._next_sample(), self._next_sample() + self.global_batch
-            rows = self._windows[offsets[first + self.rank : end : self.world_size]]
+            first = self._next_sample()
+            if not begin <= first < end:
+                begin, end = first, first + max(1, ORDERED_AT_ONCE // self.batch_size) * self.global_batch
+                where = begin + self.rank, min(end, self.n_samples), self.world_size
+                offsets = epoch_offsets(self.n_tokens, self.context_length, self.seed, epoch, *where)
+            own = (first - begin) // self.world_size
+            rows = self._tokens.windows(offsets[own : own + self.batch_size], self.context_length + 1)
             # Before the yield: a checkpoint made while this batch is trained on goes on with the next one.
             self.position += 1
             self._resuming = False
@@ -163,7 +178,7 @@ class EvaluationLoader:
     that an earlier window has.
 
     Args:
-        tokens: (tokens,) unsigned integers, at least 2.
+        tokens: Unsigned integers, at least 2, in one array or in several.
         context_length: T, tokens in a sequence.
         batch_size: B, sequences in a batch of this rank; the last batch may have fewer.
         rank: This process, from 0.
@@ -174,7 +189,7 @@ class EvaluationLoader:
 
     def __init__(
         self,
-        tokens: np.ndarray,
+        tokens: Tokens | np.ndarray,
         context_length: int,
         batch_size: int,
         rank: int = 0,
@@ -183,7 +198,7 @@ class EvaluationLoader:
     ) -> None:
         self.context_length, self.batch_size, self.stride = context_length, batch_size, stride or context_length
         self.rank, self.world_size = rank, world_size
-        self._tokens = np.asarray(tokens)
+        self._tokens = _as_tokens(tokens)
         self._n_targets = len(tokens) - 1
         self._n_windows = 1 + max(0, math.ceil((self._n_targets - context_length) / self.stride))
         self._n_rows = math.ceil(self._n_windows / world_size)
@@ -193,17 +208,23 @@ class EvaluationLoader:
         return math.ceil(self._n_rows / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        column = np.arange(self.context_length)
         for first in range(0, self._n_rows, self.batch_size):
-            rows = np.arange(first, min(first + self.batch_size, self._n_rows))
-            windows = (rows * self.world_size + self.rank)[:, None]
-            column = np.arange(self.context_length)
-            places = windows * self.stride + column
-            there = (places < self._n_targets) & (windows < self._n_windows)
-            new = there & ((windows == 0) | (column >= self.context_length - self.stride))
-            places[~there] = 0
-            inputs = np.where(there, self._tokens[places], 0)
-            targets = np.where(new, self._tokens[places + 1].astype(np.int64), IGNORED_TARGET)
-            yield _to_batch(inputs, targets, self._pin)
+            windows = np.arange(first, min(first + self.batch_size, self._n_rows)) * self.world_size + self.rank
+            starts = windows * self.stride
+            text = np.zeros((len(windows), self.context_length + 1), np.int64)
+            n_whole = int((starts + self.context_length <= self._n_targets).sum())
+            text[:n_whole] = self._tokens.windows(starts[:n_whole], self.context_length + 1)
+            if self._n_windows - 1 in windows[n_whole:]:  # only the last window may lack text
+                rest = self._tokens[starts[n_whole] :]
+                text[n_whole, : len(rest)] = rest
+            there = (starts[:, None] + column < self._n_targets) & (windows[:, None] < self._n_windows)
+            new = there & ((windows[:, None] == 0) | (column >= self.context_length - self.stride))
+            yield _to_batch(np.where(there, text[:, :-1], 0), np.where(new, text[:, 1:], IGNORED_TARGET), self._pin)
+
+
+def _as_tokens(tokens: Tokens | np.ndarray) -> Tokens:
+    return tokens if isinstance(tokens, Tokens) else Tokens([tokens])
 
 
 def _to_batch(inputs: np.ndarray, targets: np.ndarray, pin: bool) -> Batch:

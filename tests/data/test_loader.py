@@ -1,3 +1,7 @@
+import itertools
+import os
+import tracemalloc
+
 import lightning as L
 import numpy as np
 import pytest
@@ -6,8 +10,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torchmetrics import MeanMetric
 
 from callbacks import ExactResume
+from gpt_lightning.data import loader as loader_module
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.loader import IGNORED_TARGET, BlockLoader, EvaluationLoader, epoch_offsets
+from gpt_lightning.data.tokens import Tokens
 
 T, B = 8, 3
 
@@ -46,8 +52,31 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert (offsets == epoch_offsets(1000, T, seed=0, epoch=3)).all()
     assert not (offsets == epoch_offsets(1000, T, seed=0, epoch=4)).all()
     assert not (offsets == epoch_offsets(1000, T, seed=1, epoch=3)).all()
-    # Written down: a NumPy that drew other numbers would resume old checkpoints elsewhere in the text.
-    assert epoch_offsets(100, T, seed=1337, epoch=2).tolist() == [12, 4, 44, 76, 60, 20, 52, 28, 84, 36, 68]
+
+
+def test_the_order_is_the_one_written_down():
+    """Another NumPy, or another order, would resume old checkpoints elsewhere in the text."""
+    assert epoch_offsets(100, T, seed=1337, epoch=2).tolist() == [80, 32, 48, 40, 24, 16, 72, 56, 0, 8, 64]
+    first = epoch_offsets(25_000_000_000, 256, seed=1337, epoch=0, end=4)
+    assert first.tolist() == [22759590299, 22226145435, 12797524123, 24126455963]
+    last = epoch_offsets(10_000_000, 256, seed=1337, epoch=3, first=39_055)
+    assert last.tolist() == [9505043, 2648595, 285203, 6637331, 1935891, 686355]
+    assert epoch_offsets(70_000, 1, 2**40, 1, 12_345, 12_350).tolist() == [44392, 17502, 56307, 47086, 68098]
+
+
+def test_part_of_an_order_is_that_part_of_the_whole():
+    whole = epoch_offsets(10_000, T, seed=0, epoch=3)
+    assert len(whole) == 1249
+    for first, end, step in [(0, 1249, 1), (0, 0, 1), (0, 1, 1), (1248, 1249, 1), (17, 900, 1), (17, 900, 4)]:
+        assert (epoch_offsets(10_000, T, 0, 3, first, end, step) == whole[first:end:step]).all()
+    assert (epoch_offsets(10_000, T, 0, 3, 1000) == whole[1000:]).all()
+
+
+def test_orders_of_other_epochs_and_seeds_are_unlike():
+    orders = [epoch_offsets(80_000, T, seed, epoch) // T for seed in range(6) for epoch in range(6)]
+    for one, other in itertools.combinations(orders, 2):
+        assert (one == other).sum() <= 10  # 1 on average
+        assert abs(np.corrcoef(one, other)[0, 1]) < 4.5 / len(one) ** 0.5
 
 
 def test_batches_are_int64_blocks_and_their_successors():
@@ -75,6 +104,64 @@ def test_ranks_together_see_the_batch_of_one_process():
     two = [BlockLoader(consecutive(1000), T, 2, seed=5, rank=rank, world_size=2) for rank in range(2)]
     for (whole, _), (first, _), (second, _) in zip(one, *two, strict=True):
         assert sorted(whole.tolist()) == sorted(first.tolist() + second.tolist())
+
+
+def in_shards(n_tokens: int, n_shards: int) -> Tokens:
+    """Of unequal lengths: some shorter than a sequence, one empty."""
+    cuts = sorted((n_tokens * place**2 // n_shards**2 + 1 for place in range(1, n_shards)), reverse=True)
+    return Tokens(np.split(consecutive(n_tokens), cuts[::-1] + cuts[:1] if cuts else []))
+
+
+@pytest.mark.parametrize("n_shards", [1, 7, 100])
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_neither_ranks_nor_shards_change_the_order(world_size, n_shards):
+    tokens, batch_size = in_shards(5000, n_shards), 12 // world_size
+    loaders = [BlockLoader(tokens, T, batch_size, 5, rank, world_size) for rank in range(world_size)]
+    for epoch in range(2):
+        for loader in loaders:
+            loader.set_epoch(epoch)
+        # Samples go to the ranks in turn.
+        together = [torch.stack([inputs for inputs, _ in batches], 1) for batches in zip(*loaders, strict=True)]
+        seen = torch.cat([rows.flatten(0, 1) for rows in together])
+        expected = epoch_offsets(5000, T, 5, epoch)[: len(seen), None] + np.arange(T)
+        assert len(seen) == 624 // 12 * 12
+        assert (seen.numpy() == expected).all()
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 60])
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_places_found_in_parts_are_those_found_at_once(world_size, at_once, monkeypatch):
+    whole = [as_lists(block_loader(rank=rank, world_size=world_size)) for rank in range(world_size)]
+    monkeypatch.setattr(loader_module, "ORDERED_AT_ONCE", at_once)
+    for rank in range(world_size):
+        loader = block_loader(rank=rank, world_size=world_size)
+        assert as_lists(loader) == whole[rank]
+        loader.load_state_dict({"epoch": 0, "sample": 5 * B * world_size, "skipped_epochs": 0})
+        assert as_lists(loader) == whole[rank][5:]
+
+
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_the_first_batch_of_fifty_gigabytes_takes_little_memory(tmp_path, n_files):
+    """Of files with holes, which take no room on disk. Nothing is read, made or kept of the rest."""
+    paths = [tmp_path / f"{number}.bin" for number in range(n_files)]
+    for path in paths:
+        path.touch()
+        try:
+            os.truncate(path, 50 * 10**9 // n_files)
+        except OSError:
+            pytest.skip("the disk has no files with holes")
+    tokens = Tokens([np.memmap(path, np.uint16, mode="r") for path in paths])
+    tracemalloc.start()
+    try:
+        loader = BlockLoader(tokens, 256, 32, seed=0)
+        loader.load_state_dict({"epoch": 3, "sample": 10**7, "skipped_epochs": 0})
+        next(iter(loader))
+        next(iter(EvaluationLoader(tokens, 256, 32)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(loader) == (25 * 10**9 // 256 - 1) // 32
+    assert peak < 4e6
 
 
 @pytest.mark.parametrize("delivered", [1, 7, 40])
@@ -263,6 +350,16 @@ def test_with_a_stride_every_target_has_its_context(n_tokens, stride, world_size
             assert before == target or before > T - stride
             scored.append(target)
     assert sorted(scored) == list(range(1, n_tokens))
+
+
+@pytest.mark.parametrize("stride", [3, T])
+@pytest.mark.parametrize("n_tokens", [5, T + 1, 203])
+def test_shards_do_not_change_what_is_evaluated(n_tokens, stride):
+    for rank in range(3):
+        one, many = (EvaluationLoader(in_shards(n_tokens, n), T, B, rank, 3, stride) for n in (1, 4))
+        for (inputs, targets), (same_inputs, same_targets) in zip(one, many, strict=True):
+            assert torch.equal(inputs, same_inputs)
+            assert torch.equal(targets, same_targets)
 
 
 @pytest.mark.gpu
