@@ -19,11 +19,10 @@ from gpt_lightning.interop.huggingface import load_huggingface
 from gpt_lightning.interop.nanogpt import is_nanogpt, nanogpt_network
 from gpt_lightning.interop.plain import is_plain, load_plain
 from gpt_lightning.interop.tokenizer import find_tokenizer
-from gpt_lightning.model import GPT, GPTConfig
+from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
 from gpt_lightning.torch_files import read_content
 
 NETWORK_PREFIX = "model."  # GPTModule keeps the network in `.model`
-NANOGPT_VOCABULARY_SIZE = 50304  # GPT-2's, rounded up to a multiple of 64
 DATA_KEY = "TextDataModule"  # Lightning saves a datamodule's state under the name of its class
 
 
@@ -146,11 +145,11 @@ def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedChe
 
 def _from_elsewhere(model: GPT, found: tiktoken.Encoding | None, tokenizer: str | None, path: Path) -> LoadedCheckpoint:
     """A network without a run, and its tokenizer: what was found beside it, else what was asked for, else GPT-2's if
-    the number of ids is GPT-2's (nanoGPT rounds it up)."""
-    n_ids = model.config.vocab_size
+    the number of ids is GPT-2's (rounded up or not)."""
+    n_ids, gpt2s = model.config.vocab_size, (GPT2_VOCABULARY_SIZE, padded_vocabulary(GPT2_VOCABULARY_SIZE))
     if found is None and n_ids < 256:  # such as nanoGPT's of single characters
         raise UserError(f"{path} has {n_ids} ids, fewer than there are bytes: there is no tokenizer for it here.")
-    if found is None and tokenizer is None and n_ids not in (GPT2_VOCABULARY_SIZE, NANOGPT_VOCABULARY_SIZE):
+    if found is None and tokenizer is None and n_ids not in gpt2s:
         raise UserError(
             f"Nothing beside {path} says which tokenizer its {n_ids:,} ids are of: give --tokenizer bytes, gpt2 or a "
             "file of tiktoken ranks."
