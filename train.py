@@ -4,6 +4,7 @@
     python train.py fit --config configs/shakespeare.yaml        another one, layered over the default
     python train.py fit --config … --ckpt_path last              go on where the newest run of that experiment stopped
     python train.py validate --config … --ckpt_path best         figures of a checkpoint
+    python train.py test --ckpt_path … --data.corpus other.txt   … on all of a text that it was not trained on
     python train.py audit --checkpoint …/last.ckpt               proves that stopping and resuming changes nothing
 
 `python train.py fit --help` lists every option; `--print_config` shows the whole configuration.
@@ -18,7 +19,7 @@ import threading
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import gpt_lightning  # noqa: F401  first: it settles OpenMP's threads before torch is imported
 
@@ -42,9 +43,11 @@ from gpt_lightning.checkpoint import (
     load_checkpoint,
     read_checkpoint,
     saved_config,
+    trained_on,
 )
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.cli_errors import clear_errors, usage_error
+from gpt_lightning.data.corpora import NAMED_CORPORA, full_path, may_share_text
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import load_tokenizer, same_tokenizer, tokenizer_state, vocabulary_size
 from gpt_lightning.errors import UserError
@@ -128,6 +131,8 @@ class GPTCLI(LightningCLI):
             self.resume_from(content, gpt)
         elif self.subcommand != "fit" and self.initial is None:
             raise UserError(f"{self.subcommand} needs a checkpoint: --ckpt_path last, best or a file.")
+        if self.subcommand == "test" and content is not None:
+            test_on_all(config.data, trained_on(content))
         if config.data.context_length is None:
             config.data.context_length = gpt.context_length
         if config.data.context_length > gpt.context_length:
@@ -394,10 +399,33 @@ def take_sizes(config: Namespace, initial: GPTConfig) -> None:
             config.model.gpt[name] = value
 
 
+def test_on_all(data: Namespace, trained: str | None) -> None:
+    """Let all of a text be the test split, unless the user says which part, or a checkpoint was trained on it.
+
+    Args:
+        data: The options of the datamodule.
+        trained: What the checkpoint was trained on; None if nothing says.
+    """
+    if data.percents is not None or data.corpus in NAMED_CORPORA or trained is None:
+        return
+    if (
+        not data.corpus
+        or not is_name(data.corpus)
+        or (tested := full_path(data.corpus, Path(data.data_dir))) == trained
+    ):
+        return
+    data.percents = [0, 0, 100]
+    if may_share_text(tested, trained):
+        seen = f"some of which the checkpoint may have been trained on: its text was {trained!r}."
+    else:
+        seen = "which the checkpoint was not trained on."
+    say(f"Tests on all of {data.corpus}, {seen}", sys.stderr)
+
+
 @rank_zero_only
-def say(text: str) -> None:
+def say(text: str, file: TextIO | None = None) -> None:
     """Print once, whatever the number of ranks."""
-    print(text, flush=True)
+    print(text, file=file, flush=True)
 
 
 def quiet_about_files(details: threading.ExceptHookArgs) -> None:

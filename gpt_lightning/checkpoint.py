@@ -13,8 +13,10 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from gpt_lightning.data.corpora import full_path
 from gpt_lightning.data.tokenizer import GPT2_VOCABULARY_SIZE, load_tokenizer, tokenizer_from_state
 from gpt_lightning.errors import UserError
+from gpt_lightning.files import is_name
 from gpt_lightning.interop.huggingface import load_huggingface
 from gpt_lightning.interop.nanogpt import is_nanogpt, nanogpt_network
 from gpt_lightning.interop.plain import is_plain, load_plain
@@ -105,6 +107,17 @@ def saved_config(checkpoint: dict[str, Any]) -> GPTConfig:
     return GPTConfig(**checkpoint["hyper_parameters"]["gpt"])
 
 
+def trained_on(checkpoint: dict[str, Any]) -> str | None:
+    """The corpus by its `full_path`; None if nothing says. Older checkpoints have only what the user called it."""
+    text, options = checkpoint[DATA_KEY].get("text"), checkpoint.get("datamodule_hyper_parameters")
+    if isinstance(text, dict) and isinstance(text.get("source"), str):
+        return text["source"]
+    named = [options.get(name) for name in ("corpus", "data_dir")] if isinstance(options, dict) else []
+    if named and all(isinstance(name, str) and is_name(name) for name in named):
+        return full_path(named[0], Path(named[1]))
+    return None
+
+
 def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedCheckpoint:
     """Load the network and what is needed to use it.
 
@@ -138,7 +151,7 @@ def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedChe
         model=model.eval(),
         encoding=encoding,
         step=checkpoint["global_step"],
-        validation_sequences=None if sequences is None else sequences.long(),
+        validation_sequences=None if sequences is None or len(sequences) == 0 else sequences.long(),
         scans=[scan for scan in scans_in(checkpoint) if scan["step"] < checkpoint["global_step"]],
     )
 

@@ -1,6 +1,7 @@
 """The LightningDataModule: puts corpus, tokenizer, token files and loaders together; the work is done in those."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from gpt_lightning.data.corpora import find_corpus
+from gpt_lightning.data.corpora import find_corpus, full_path
 from gpt_lightning.data.loader import BlockLoader, EvaluationLoader
 from gpt_lightning.data.token_files import open_token_files, prepare_token_files, text_identity
 from gpt_lightning.data.tokenizer import load_tokenizer, same_tokenizer, token_byte_lengths, tokenizer_state
@@ -38,6 +39,8 @@ class TextDataModule(LightningDataModule):
         test_stride: Tokens from one window of the test to the next: with context_length − n, each token is predicted
             from at least n tokens before it, at context_length / test_stride times the cost. Left out, windows do not
             overlap.
+        percents: Share of the bytes for training, validation and test, such as [80, 10, 10]. Left out, it is that of
+            the corpus; but `train.py test` tests on all of a text that the checkpoint was not trained on.
 
     Raises:
         UserError: an argument is out of range.
@@ -52,6 +55,7 @@ class TextDataModule(LightningDataModule):
         data_dir: str = "data",
         seed: int = 1337,
         test_stride: int | None = None,
+        percents: list[int] | None = None,
     ) -> None:
         super().__init__()
         texts = {"corpus": corpus, "tokenizer": tokenizer, "data_dir": data_dir}
@@ -69,6 +73,11 @@ class TextDataModule(LightningDataModule):
             problems.append(f"test_stride is {test_stride}, must be at least 1")
         if seed < 0:
             problems.append(f"seed is {seed}, must not be negative")
+        if percents is not None and not _are_shares(percents):
+            problems.append(
+                f"percents is {percents}, must be three whole numbers of at least 0 that sum to 100: the shares of "
+                "train, val and test"
+            )
         if problems:
             raise UserError(f"data: {'; '.join(problems)}")
         self.save_hyperparameters()
@@ -87,23 +96,24 @@ class TextDataModule(LightningDataModule):
         self._prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Maps the token files into memory.
+        """Maps the token files into memory; unless the stage is validate or test, training has to be possible.
 
         Raises:
-            UserError: as `prepare_data`, or token files are damaged, or the training text is shorter than one sequence.
+            UserError: as `prepare_data`, or token files are damaged, or there is no validation text, or the training
+                text is shorter than one sequence.
         """
-        if self.tokens:
-            return
-        directory = self._prepare()
-        tokens = open_token_files(directory)
-        if len(tokens["train"]) <= self.context_length:
-            raise UserError(
-                f"the train split of corpus {self.hparams.corpus} has {len(tokens['train'])} tokens, too few for "
-                f"sequences of {self.context_length}: set a smaller context_length"
-            )
-        self.token_byte_lengths = token_byte_lengths(self.encoding)
-        self._text = text_identity(directory)
-        self.tokens = tokens
+        if not self.tokens:
+            directory = self._prepare()
+            self.tokens = open_token_files(directory)
+            self.token_byte_lengths = token_byte_lengths(self.encoding)
+            self._text = text_identity(directory) | {"source": full_path(self.hparams.corpus, self._data_dir)}
+        if stage not in (TrainerFn.VALIDATING, TrainerFn.TESTING):
+            self._split("val")
+            if len(tokens := self._split("train")) <= self.context_length:
+                raise UserError(
+                    f"the train split of corpus {self.hparams.corpus} has {len(tokens)} tokens, too few for "
+                    f"sequences of {self.context_length}: set a smaller context_length"
+                )
 
     def train_dataloader(self) -> BlockLoader:
         """Shuffled batches, of which a checkpoint stores the position.
@@ -132,21 +142,25 @@ class TextDataModule(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> EvaluationLoader:
-        """All of the validation split, in order."""
-        return EvaluationLoader(self.tokens["val"], self.context_length, self.batch_size, *self._rank())
+        """All of the validation split, in order.
+
+        Raises:
+            UserError: it is empty.
+        """
+        return EvaluationLoader(self._split("val"), self.context_length, self.batch_size, *self._rank())
 
     def test_dataloader(self) -> EvaluationLoader:
         """All of the test split, in order.
 
         Raises:
-            UserError: windows would leave tokens out.
+            UserError: windows would leave tokens out, or the split is empty.
         """
         stride = self.hparams.test_stride
         if stride is not None and stride > self.context_length:
             raise UserError(
                 f"data.test_stride is {stride} but must be at most the context_length {self.context_length}"
             )
-        tokens = self.tokens["test"]
+        tokens = self._split("test")
         return EvaluationLoader(tokens, self.context_length, self.batch_size, *self._rank(), stride)
 
     def validation_sequences(self, n: int) -> torch.Tensor:
@@ -156,6 +170,8 @@ class TextDataModule(LightningDataModule):
             (n', T) int64 with n' ≤ n, since they don't overlap; of a split shorter than T its only, shorter sequence.
         """
         tokens = self.tokens["val"]
+        if len(tokens) == 0:
+            return torch.empty((0, self.context_length), dtype=torch.int64)
         length = min(self.context_length, len(tokens))
         starts = np.linspace(0, len(tokens) - length, min(n, len(tokens) // length), dtype=np.int64)
         return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts]).astype(np.int64))
@@ -201,10 +217,29 @@ class TextDataModule(LightningDataModule):
         if self.context_length is None:
             raise UserError("data.context_length is not set: set it, or take it from the model as train.py does")
         if self._directory is None:
-            data_dir = Path(os.path.expanduser(self.hparams.data_dir))
             self.encoding = load_tokenizer(self.hparams.tokenizer)
-            self._directory = prepare_token_files(find_corpus(self.hparams.corpus, data_dir), self.encoding, data_dir)
+            corpus = find_corpus(self.hparams.corpus, self._data_dir)
+            if self.hparams.percents is not None:
+                corpus = replace(corpus, percents=tuple(self.hparams.percents))
+            self._directory = prepare_token_files(corpus, self.encoding, self._data_dir)
         return self._directory
+
+    @property
+    def _data_dir(self) -> Path:
+        return Path(os.path.expanduser(self.hparams.data_dir))
+
+    def _split(self, name: str) -> np.ndarray:
+        """Its tokens; UserError if there are none."""
+        if len(self.tokens[name]) == 0:
+            raise UserError(
+                f"the {name} split of corpus {self.hparams.corpus} is empty, since data.percents is "
+                f"{list(self.hparams.percents)}: give it a share"
+            )
+        return self.tokens[name]
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _are_shares(percents: list[int]) -> bool:
+    return len(percents) == 3 and all(type(p) is int and p >= 0 for p in percents) and sum(percents) == 100

@@ -87,7 +87,8 @@ def open_token_files(directory: Path) -> dict[str, np.memmap]:
                 raise UserError(f"{path} is {'shorter' if size < expected else 'longer'} than its index says: {again}")
             if _crc32(path, size) != splits[split]["crc32"]:
                 raise UserError(f"{path} is damaged, its checksum is not the one in its index: {again}")
-            arrays[split] = np.memmap(path, dtype, mode="r")
+            # Nothing can be mapped of an empty file.
+            arrays[split] = np.memmap(path, dtype, mode="r") if size else np.empty(0, dtype)
         return arrays
     # An index that is no JSON, or other JSON than ours, raises any of these.
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -139,8 +140,9 @@ def _write(corpus: Corpus, encoding: tiktoken.Encoding, digest: str, size: int, 
     if len(ends) < len(SPLITS):
         shutil.copyfile(directory / "val.bin", directory / "test.bin")
         counts["test"] = counts["val"]
+    meant_empty = {split for split, percent in zip(SPLITS, corpus.percents, strict=False) if percent == 0}
     for split, count in counts.items():
-        if count["tokens"] < 2:  # one token to read, one to predict
+        if count["tokens"] < 2 and split not in meant_empty:  # one token to read, one to predict
             raise UserError(
                 f"corpus {corpus.name} ({size} bytes) is too small: its {split} split has nothing to predict"
             )
