@@ -4,6 +4,7 @@
     python train.py fit --config configs/shakespeare.yaml        another one, layered over the default
     python train.py fit --config … --ckpt_path last              go on where the newest run of that experiment stopped
     python train.py validate --config … --ckpt_path best         figures of a checkpoint
+    python train.py test --ckpt_path … --data.corpus other.txt   … on all of a text that it was not trained on
     python train.py audit --checkpoint …/last.ckpt               proves that stopping and resuming changes nothing
 
 `python train.py fit --help` lists every option; `--print_config` shows the whole configuration.
@@ -18,7 +19,7 @@ import threading
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import gpt_lightning  # noqa: F401  first: it settles OpenMP's threads before torch is imported
 
@@ -42,21 +43,22 @@ from gpt_lightning.checkpoint import (
     load_checkpoint,
     read_checkpoint,
     saved_config,
+    trained_on,
 )
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.cli_errors import clear_errors, usage_error
+from gpt_lightning.data.corpora import NAMED_CORPORA, full_path, may_share_text
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import load_tokenizer, same_tokenizer, tokenizer_state, vocabulary_size
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_name
 from gpt_lightning.interpret.alarms import what_is_wrong
-from gpt_lightning.model import GPTConfig
+from gpt_lightning.model import VOCABULARY_MULTIPLE, GPTConfig, padded_vocabulary
 from gpt_lightning.module import GPTModule
 from gpt_lightning.torch_files import DamagedCheckpoint
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
 SUBCOMMANDS = ("fit", "validate", "test")
-VOCABULARY_MULTIPLE = 64  # others round a vocabulary up to it, as nanoGPT does
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -74,7 +76,7 @@ class GPTCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--experiment", default="default", help="Name of the directory of runs under runs_dir.")
         parser.add_argument("--runs_dir", default="runs", help="Where runs are kept.")
-        parser.link_arguments("data.tokenizer", "model.gpt.vocab_size", compute_fn=vocabulary_size)
+        parser.set_defaults({"model.gpt.vocab_size": 0})  # see `fill_vocabulary`
         parser.add_lightning_class_args(callbacks.DepthScan, "depth_scan")
         parser.add_lightning_class_args(callbacks.AttentionHeatmaps, "attention_heatmaps")
         parser.add_lightning_class_args(callbacks.TextSamples, "text_samples")
@@ -111,9 +113,11 @@ class GPTCLI(LightningCLI):
             raise UserError(f"experiment is {config.experiment!r} but must be the name of a directory under runs_dir.")
         # The checkpoint and the precision stay out of the configuration, which is saved beside the run: who takes that
         # as theirs wants neither the resume nor the hardware of this run.
-        self.run_dir, self.checkpoint = runs.new_run(experiment_dir), None
+        self.run_dir, self.checkpoint, self.lock = runs.new_run(experiment_dir), None, None
         self.resume_step, self.purge_step, self.stopped_by, self.initial = None, None, None, None
         content = None if config.ckpt_path is None else self.find_checkpoint(config, experiment_dir)
+        self.given_vocabulary = config.model.gpt.vocab_size
+        fill_vocabulary(config, None if content is None else saved_config(content).vocab_size)
         if config.model.init_from is not None and content is not None:
             take_sizes(config, saved_config(content))  # what the run began with may be gone by now
         elif config.model.init_from is not None:
@@ -127,6 +131,8 @@ class GPTCLI(LightningCLI):
             self.resume_from(content, gpt)
         elif self.subcommand != "fit" and self.initial is None:
             raise UserError(f"{self.subcommand} needs a checkpoint: --ckpt_path last, best or a file.")
+        if self.subcommand == "test" and content is not None:
+            test_on_all(config.data, trained_on(content))
         if config.data.context_length is None:
             config.data.context_length = gpt.context_length
         if config.data.context_length > gpt.context_length:
@@ -143,6 +149,12 @@ class GPTCLI(LightningCLI):
             say(line)
         if self.subcommand != "fit":
             self.save_config_callback = None  # a look at a checkpoint makes no run of its own
+
+    def instantiate_classes(self) -> None:
+        """As Lightning's; the configuration that is saved beside the run still lets another tokenizer say how many
+        ids there are, unless the user did."""
+        super().instantiate_classes()
+        self.config[self.subcommand].model.gpt.vocab_size = self.given_vocabulary
 
     def find_checkpoint(self, config: Namespace, experiment_dir: Path) -> dict[str, Any]:
         """Find the checkpoint that `--ckpt_path` names; return its content."""
@@ -275,6 +287,8 @@ class GPTCLI(LightningCLI):
                 raise UserError(f"{self.run_dir} could not be written ({error.strerror}): make room for it.") from error
             raise
         finally:
+            if self.lock is not None:
+                self.lock.release()  # now, and not when Python's garbage is collected
             runs.remove_if_empty(self.run_dir)
 
     def begin_with(self, initial: LoadedCheckpoint) -> None:
@@ -349,14 +363,33 @@ def newest_whole(run: Path) -> tuple[Path, dict[str, Any]]:
         return previous, content
 
 
+def fill_vocabulary(config: Namespace, saved: int | None) -> None:
+    """Set how many ids the network has, unless the user did: as many as were saved, if that is between the tokenizer's
+    and these rounded up; else the latter.
+
+    Raises:
+        UserError: no such tokenizer, or it has more ids than the user asks for.
+    """
+    gpt, n_ids = config.model.gpt, vocabulary_size(config.data.tokenizer)
+    padded = padded_vocabulary(n_ids)
+    if gpt.vocab_size == 0:
+        gpt.vocab_size = saved if saved is not None and n_ids <= saved <= padded else padded
+    elif gpt.vocab_size < n_ids:
+        raise UserError(
+            f"model.gpt.vocab_size is {gpt.vocab_size:,}, but tokenizer {config.data.tokenizer!r} has {n_ids:,} ids: "
+            "give at least as many, or leave it out."
+        )
+
+
 def take_sizes(config: Namespace, initial: GPTConfig) -> None:
     """Let the network be as the one it begins with, but for dropout.
 
     Raises:
         UserError: the tokenizer has more ids than it.
     """
-    n_ids = config.model.gpt.vocab_size
-    if not n_ids <= initial.vocab_size < n_ids + VOCABULARY_MULTIPLE:
+    n_ids = vocabulary_size(config.data.tokenizer)
+    # Others may have rounded up to another multiple, and the user may want any number.
+    if not n_ids <= initial.vocab_size < max(n_ids + VOCABULARY_MULTIPLE, config.model.gpt.vocab_size + 1):
         raise UserError(
             f"{config.model.init_from} has {initial.vocab_size:,} token ids, but tokenizer {config.data.tokenizer!r} "
             f"has {n_ids:,}: give the one it was trained with as --data.tokenizer."
@@ -366,10 +399,33 @@ def take_sizes(config: Namespace, initial: GPTConfig) -> None:
             config.model.gpt[name] = value
 
 
+def test_on_all(data: Namespace, trained: str | None) -> None:
+    """Let all of a text be the test split, unless the user says which part, or a checkpoint was trained on it.
+
+    Args:
+        data: The options of the datamodule.
+        trained: What the checkpoint was trained on; None if nothing says.
+    """
+    if data.percents is not None or data.corpus in NAMED_CORPORA or trained is None:
+        return
+    if (
+        not data.corpus
+        or not is_name(data.corpus)
+        or (tested := full_path(data.corpus, Path(data.data_dir))) == trained
+    ):
+        return
+    data.percents = [0, 0, 100]
+    if may_share_text(tested, trained):
+        seen = f"some of which the checkpoint may have been trained on: its text was {trained!r}."
+    else:
+        seen = "which the checkpoint was not trained on."
+    say(f"Tests on all of {data.corpus}, {seen}", sys.stderr)
+
+
 @rank_zero_only
-def say(text: str) -> None:
+def say(text: str, file: TextIO | None = None) -> None:
     """Print once, whatever the number of ranks."""
-    print(text, flush=True)
+    print(text, file=file, flush=True)
 
 
 def quiet_about_files(details: threading.ExceptHookArgs) -> None:

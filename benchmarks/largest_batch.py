@@ -22,7 +22,7 @@ from gpt_lightning.cli_errors import clear_errors
 from gpt_lightning.data.tokenizer import vocabulary_size
 from gpt_lightning.device import choose_device
 from gpt_lightning.loss import next_token_loss
-from gpt_lightning.model import GPT, GPTConfig
+from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
 
 ENWIK8 = Path(__file__).parent.parent / "configs" / "enwik8.yaml"
 
@@ -38,7 +38,7 @@ def main() -> None:
 
     device = choose_device(args.device).type
     config = yaml.safe_load(args.config.read_text())
-    vocabulary = vocabulary_size(config["data"]["tokenizer"])
+    vocabulary = padded_vocabulary(vocabulary_size(config["data"]["tokenizer"]))
     gpt = GPTConfig(**config["model"]["gpt"], vocab_size=vocabulary)
     print(f"{machine(device)}; {args.config.name}, {args.precision}, context {gpt.context_length}")
     largest = largest_within(args.gigabytes * 1e9, gpt, args.precision, device)

@@ -93,6 +93,7 @@ def analyse(
             history,
             with_ablation,
             on_progress,
+            n_ids=loaded.encoding.n_vocab,
         )
         comparison = None
         if other is not None:

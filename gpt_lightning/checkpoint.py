@@ -13,17 +13,18 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from gpt_lightning.data.corpora import full_path
 from gpt_lightning.data.tokenizer import GPT2_VOCABULARY_SIZE, load_tokenizer, tokenizer_from_state
 from gpt_lightning.errors import UserError
+from gpt_lightning.files import is_name
 from gpt_lightning.interop.huggingface import load_huggingface
 from gpt_lightning.interop.nanogpt import is_nanogpt, nanogpt_network
 from gpt_lightning.interop.plain import is_plain, load_plain
 from gpt_lightning.interop.tokenizer import find_tokenizer
-from gpt_lightning.model import GPT, GPTConfig
+from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
 from gpt_lightning.torch_files import read_content
 
 NETWORK_PREFIX = "model."  # GPTModule keeps the network in `.model`
-NANOGPT_VOCABULARY_SIZE = 50304  # GPT-2's, rounded up to a multiple of 64
 DATA_KEY = "TextDataModule"  # Lightning saves a datamodule's state under the name of its class
 
 
@@ -106,6 +107,17 @@ def saved_config(checkpoint: dict[str, Any]) -> GPTConfig:
     return GPTConfig(**checkpoint["hyper_parameters"]["gpt"])
 
 
+def trained_on(checkpoint: dict[str, Any]) -> str | None:
+    """The corpus by its `full_path`; None if nothing says. Older checkpoints have only what the user called it."""
+    text, options = checkpoint[DATA_KEY].get("text"), checkpoint.get("datamodule_hyper_parameters")
+    if isinstance(text, dict) and isinstance(text.get("source"), str):
+        return text["source"]
+    named = [options.get(name) for name in ("corpus", "data_dir")] if isinstance(options, dict) else []
+    if named and all(isinstance(name, str) and is_name(name) for name in named):
+        return full_path(named[0], Path(named[1]))
+    return None
+
+
 def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedCheckpoint:
     """Load the network and what is needed to use it.
 
@@ -139,18 +151,18 @@ def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedChe
         model=model.eval(),
         encoding=encoding,
         step=checkpoint["global_step"],
-        validation_sequences=None if sequences is None else sequences.long(),
+        validation_sequences=None if sequences is None or len(sequences) == 0 else sequences.long(),
         scans=[scan for scan in scans_in(checkpoint) if scan["step"] < checkpoint["global_step"]],
     )
 
 
 def _from_elsewhere(model: GPT, found: tiktoken.Encoding | None, tokenizer: str | None, path: Path) -> LoadedCheckpoint:
     """A network without a run, and its tokenizer: what was found beside it, else what was asked for, else GPT-2's if
-    the number of ids is GPT-2's (nanoGPT rounds it up)."""
-    n_ids = model.config.vocab_size
+    the number of ids is GPT-2's (rounded up or not)."""
+    n_ids, gpt2s = model.config.vocab_size, (GPT2_VOCABULARY_SIZE, padded_vocabulary(GPT2_VOCABULARY_SIZE))
     if found is None and n_ids < 256:  # such as nanoGPT's of single characters
         raise UserError(f"{path} has {n_ids} ids, fewer than there are bytes: there is no tokenizer for it here.")
-    if found is None and tokenizer is None and n_ids not in (GPT2_VOCABULARY_SIZE, NANOGPT_VOCABULARY_SIZE):
+    if found is None and tokenizer is None and n_ids not in gpt2s:
         raise UserError(
             f"Nothing beside {path} says which tokenizer its {n_ids:,} ids are of: give --tokenizer bytes, gpt2 or a "
             "file of tiktoken ranks."

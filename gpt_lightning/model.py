@@ -17,6 +17,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from gpt_lightning.kv_cache import KVCache, LayerCache, StaticCache, StaticLayerCache
 
+VOCABULARY_MULTIPLE = 64  # of ids: sizes that GPUs multiply fast, as nanoGPT has them
 LARGEST_SIZE = 2**24  # far above any network; the sizes of its matrices in bytes still fit into 64 bits
 CHOICES = {
     "position": ("learned", "rope"),
@@ -34,7 +35,8 @@ class GPTConfig:
         n_head: Attention heads per block; divides d_model.
         d_model: Width of the residual stream.
         context_length: Longest sequence, in tokens.
-        vocab_size: Number of token ids; train.py fills it in from the tokenizer.
+        vocab_size: Number of token ids. To train.py 0 means the tokenizer's, rounded up to a multiple of 64, with
+            which GPT-2 small has 124,475,904 parameters.
         dropout: Probability of dropping embeddings, attention weights and sublayer outputs, 0 to 1 (exclusive).
         bias: Whether linear layers and layer norms have a bias, as in GPT-2.
         tie_weights: Whether the head shares the token embedding's matrix, as in GPT-2.
@@ -86,6 +88,15 @@ class GPTConfig:
                 problems.append(f"{name} is {getattr(self, name)!r} but must be {' or '.join(map(repr, allowed))}")
         if problems:
             raise ValueError("; ".join(problems))
+
+
+def padded_vocabulary(n_ids: int) -> int:
+    """A number of token ids, rounded up; those on top stand for no token, and are never sampled.
+
+    >>> padded_vocabulary(50257), padded_vocabulary(256)
+    (50304, 256)
+    """
+    return math.ceil(n_ids / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 class Attend(nn.Module):

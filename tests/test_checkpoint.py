@@ -1,11 +1,16 @@
 """Reading and writing checkpoints: whole files, plain data, one clear sentence."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
+from gpt_lightning.analysis import sequences_to_scan
 from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
+from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_state
 from gpt_lightning.errors import UserError
+from gpt_lightning.model import GPT, GPTConfig
 
 
 def test_an_interrupted_save_leaves_the_file_before_it(tmp_path):
@@ -45,3 +50,20 @@ def test_other_files_are_not_taken_for_checkpoints(tmp_path, content):
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"not a checkpoint that this project's train\.py wrote"):
         load_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_without_validation_text_there_are_no_sequences_to_look_at(tmp_path):
+    config = GPTConfig(1, 1, 4, 8, 256)
+    content = {
+        "hyper_parameters": {"gpt": asdict(config)},
+        "state_dict": {f"model.{name}": weight for name, weight in GPT(config).state_dict().items()},
+        "TextDataModule": {
+            "tokenizer": tokenizer_state(load_tokenizer("bytes")),
+            "validation_sequences": torch.empty((0, 8), dtype=torch.int32),
+        },
+        "global_step": 1,
+    }
+    torch.save(content, tmp_path / "some.ckpt")
+    loaded = load_checkpoint(tmp_path / "some.ckpt")
+    assert loaded.validation_sequences is None
+    assert sequences_to_scan(loaded, None)[1] == "Python's documentation"

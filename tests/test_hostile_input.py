@@ -37,6 +37,7 @@ OPTIONS = [
     "data.context_length",
     "data.data_dir",
     "data.seed",
+    "data.percents",
     "model.gpt.n_layer",
     "model.gpt.n_head",
     "model.gpt.d_model",

@@ -17,7 +17,7 @@ from gpt_lightning.errors import UserError
 from gpt_lightning.generation import generate
 from gpt_lightning.interop import load_huggingface, load_nanogpt, load_plain, save_huggingface, save_plain
 from gpt_lightning.interop.tokenizer import find_tokenizer, save_tokenizer
-from gpt_lightning.model import GPT, GPTConfig
+from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
 
 REPO = Path(__file__).parent.parent
 transformers = pytest.importorskip("transformers")
@@ -546,6 +546,24 @@ def test_training_with_other_tokens_leaves_no_run_behind(main, tmp_path, options
     assert status != 0
     assert "of other tokens than" in errors
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("version_*"))
+
+
+def test_a_vocabulary_that_was_rounded_up_keeps_its_size(tmp_path, trained_tokenizer):
+    encoding = find_tokenizer(trained_tokenizer[0] / "json")
+    padded = padded_vocabulary(encoding.n_vocab)
+    assert padded > encoding.n_vocab  # or this would prove nothing
+    ours = randomised(GPT(GPTConfig(2, 2, 16, 12, padded))).eval()
+    save_huggingface(ours, tmp_path, encoding)
+    assert json.loads((tmp_path / "config.json").read_text())["vocab_size"] == padded
+    assert_same_logits(ours, transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval())
+    loaded = load_checkpoint(tmp_path)
+    assert (loaded.model.config.vocab_size, loaded.encoding.n_vocab) == (padded, encoding.n_vocab)
+
+
+@pytest.mark.parametrize(("n_ids", "end"), [(50257, 50256), (50304, 50256), (50303, None)])
+def test_without_a_tokenizer_as_many_ids_as_gpt2_end_a_text_as_gpt2(tmp_path, n_ids, end):
+    save_huggingface(GPT(GPTConfig(1, 1, 2, 2, n_ids)), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == end
 
 
 def test_the_id_that_ends_a_text_is_the_tokenizers(tmp_path, trained_tokenizer):

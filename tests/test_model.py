@@ -7,15 +7,24 @@ import pytest
 import torch
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3Config, Qwen3RotaryEmbedding
 
-from gpt_lightning.model import GPT, GPTConfig
+from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
 from tests.networks import VARIANTS
 
 
-@pytest.mark.parametrize(("tied", "parameters"), [(True, 124_439_808), (False, 163_037_184)])
-def test_gpt2_small_has_the_published_size(tied, parameters):
+@pytest.mark.parametrize(
+    ("tied", "published", "rounded_up"), [(True, 124_439_808, 124_475_904), (False, 163_037_184, 163_109_376)]
+)
+def test_gpt2_small_has_the_published_size_and_47_ids_more_where_they_are_rounded_up(tied, published, rounded_up):
     with torch.device("meta"):
-        assert GPT(GPTConfig(tie_weights=tied)).parameter_count() == parameters
+        assert GPT(GPTConfig(tie_weights=tied)).parameter_count() == published
+        padded = GPTConfig(tie_weights=tied, vocab_size=padded_vocabulary(50257))
+        assert GPT(padded).parameter_count() == rounded_up
+
+
+@pytest.mark.parametrize(("n_ids", "padded"), [(1, 64), (64, 64), (65, 128), (256, 256), (50257, 50304)])
+def test_a_vocabulary_is_rounded_up_to_a_multiple_of_64(n_ids, padded):
+    assert padded_vocabulary(n_ids) == padded
 
 
 def test_logits_equal_those_of_transformers():

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 from tqdm import tqdm
@@ -123,6 +124,23 @@ def _find(spec: str, data_dir: Path) -> Corpus:
 def _directory_name(name: str) -> str:
     """A name for a directory without surprises, short enough in any script."""
     return re.sub(r"\W+", "_", name).strip("_").encode()[:60].decode(errors="ignore") or "corpus"
+
+
+def full_path(spec: str, data_dir: Path) -> str:
+    """Where the text of `find_corpus` lies, whatever directory it was named from; of pydoc and a dataset the name."""
+    if spec == "pydoc" or spec.startswith(hf.PREFIX):
+        return spec
+    path = data_dir / _DOWNLOADS[spec].unpacked if spec in _DOWNLOADS else spec
+    return os.path.realpath(os.path.expanduser(path))
+
+
+def may_share_text(one: str, other: str) -> bool:
+    """Whether a file may be in both of two of `full_path`: one is within the other, or they have the same last name, as
+    a copy elsewhere would."""
+    paths = Path(one), Path(other)
+    within = any(a.is_relative_to(b) for a, b in (paths, paths[::-1]))
+    matches = any(fnmatch(a, b.replace("**/", "*")) for a, b in ((one, other), (other, one)))
+    return within or matches or paths[0].name == paths[1].name
 
 
 def read_corpus(corpus: Corpus) -> Blocks:

@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from gpt_lightning.data.corpora import full_path
 from gpt_lightning.data.loader import BlockLoader, EvaluationLoader
 from gpt_lightning.data.prepare import Prepared, prepare
 from gpt_lightning.data.tokenizer import same_tokenizer, token_byte_lengths, tokenizer_state
@@ -43,6 +44,8 @@ class TextDataModule(LightningDataModule):
             overlap.
         text_key: Where the text is in a record of JSON lines, Parquet or a dataset.
         max_bytes: Read only so much of the text.
+        percents: Share of the bytes for training, validation and test, such as [80, 10, 10]. Left out, it is that of
+            the corpus; but `train.py test` tests on all of a text that the checkpoint was not trained on.
 
     Raises:
         UserError: an argument is out of range.
@@ -59,6 +62,7 @@ class TextDataModule(LightningDataModule):
         test_stride: int | None = None,
         text_key: str = "text",
         max_bytes: int | None = None,
+        percents: list[int] | None = None,
     ) -> None:
         super().__init__()
         texts = {"corpus": corpus, "tokenizer": tokenizer, "data_dir": data_dir, "text_key": text_key}
@@ -78,12 +82,18 @@ class TextDataModule(LightningDataModule):
             problems.append(f"max_bytes is {max_bytes}, must be at least 1")
         if seed < 0:
             problems.append(f"seed is {seed}, must not be negative")
+        if percents is not None and not _are_shares(percents):
+            problems.append(
+                f"percents is {percents}, must be three whole numbers of at least 0 that sum to 100: the shares of "
+                "train, val and test"
+            )
         if problems:
             raise UserError(f"data: {'; '.join(problems)}")
         self.save_hyperparameters()
         self.batch_size = batch_size
         self.context_length = context_length  # if None, train.py sets it before the data is prepared
         self.tokens: dict[str, Tokens] = {}
+        self._text: dict[str, Any] = {}
         self._prepared: Prepared | None = None
 
     def prepare_data(self) -> None:
@@ -95,21 +105,24 @@ class TextDataModule(LightningDataModule):
         self._prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Maps the token files into memory.
+        """Maps the token files into memory; unless the stage is validate or test, training has to be possible.
 
         Raises:
-            UserError: as `prepare_data`, or token files are damaged, or the training text is shorter than one sequence.
+            UserError: as `prepare_data`, or token files are damaged, or there is no validation text, or the training
+                text is shorter than one sequence.
         """
-        if self.tokens:
-            return
-        tokens = self._prepare().tokens
-        if len(tokens["train"]) <= self.context_length:
-            raise UserError(
-                f"the train split of corpus {self.hparams.corpus} has {len(tokens['train'])} tokens, too few for "
-                f"sequences of {self.context_length}: set a smaller context_length"
-            )
-        self.token_byte_lengths = token_byte_lengths(self.encoding)
-        self.tokens = tokens
+        if not self.tokens:
+            prepared = self._prepare()
+            self.token_byte_lengths = token_byte_lengths(self.encoding)
+            self._text = prepared.identity | {"source": full_path(self.hparams.corpus, self._data_dir)}
+            self.tokens = prepared.tokens
+        if stage not in (TrainerFn.VALIDATING, TrainerFn.TESTING):
+            self._split("val")
+            if len(tokens := self._split("train")) <= self.context_length:
+                raise UserError(
+                    f"the train split of corpus {self.hparams.corpus} has {len(tokens)} tokens, too few for "
+                    f"sequences of {self.context_length}: set a smaller context_length"
+                )
 
     def train_dataloader(self) -> BlockLoader:
         """Shuffled batches, of which a checkpoint stores the position.
@@ -138,21 +151,25 @@ class TextDataModule(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> EvaluationLoader:
-        """All of the validation split, in order."""
-        return EvaluationLoader(self.tokens["val"], self.context_length, self.batch_size, *self._rank())
+        """All of the validation split, in order.
+
+        Raises:
+            UserError: it is empty.
+        """
+        return EvaluationLoader(self._split("val"), self.context_length, self.batch_size, *self._rank())
 
     def test_dataloader(self) -> EvaluationLoader:
         """All of the test split, in order.
 
         Raises:
-            UserError: windows would leave tokens out.
+            UserError: windows would leave tokens out, or the split is empty.
         """
         stride = self.hparams.test_stride
         if stride is not None and stride > self.context_length:
             raise UserError(
                 f"data.test_stride is {stride} but must be at most the context_length {self.context_length}"
             )
-        tokens = self.tokens["test"]
+        tokens = self._split("test")
         return EvaluationLoader(tokens, self.context_length, self.batch_size, *self._rank(), stride)
 
     def validation_sequences(self, n: int) -> torch.Tensor:
@@ -162,6 +179,8 @@ class TextDataModule(LightningDataModule):
             (n', T) int64 with n' ≤ n, since they don't overlap; of a split shorter than T its only, shorter sequence.
         """
         tokens = self.tokens["val"]
+        if len(tokens) == 0:
+            return torch.empty((0, self.context_length), dtype=torch.int64)
         length = min(self.context_length, len(tokens))
         starts = np.linspace(0, len(tokens) - length, min(n, len(tokens) // length), dtype=np.int64)
         return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts]).astype(np.int64))
@@ -176,7 +195,7 @@ class TextDataModule(LightningDataModule):
         return {
             "tokenizer": tokenizer_state(self.encoding),
             "validation_sequences": self.validation_sequences(STORED_SEQUENCES).int(),
-            "text": self._prepared.identity,
+            "text": self._text,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -191,7 +210,7 @@ class TextDataModule(LightningDataModule):
                 f"the checkpoint was trained with tokenizer {theirs['name']!r} of other tokens than {ours['name']!r} "
                 f"(--data.tokenizer {self.hparams.tokenizer}): use the one it was trained with"
             )
-        then, now = state_dict.get("text"), self._prepared.identity  # None in checkpoints from before this was stored
+        then, now = state_dict.get("text"), self._text  # None in checkpoints from before this was stored
         fitting = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if fitting and then and (then["tokens"], then["crc32"]) != (now["tokens"], now["crc32"]):
             descriptions = [
@@ -208,10 +227,26 @@ class TextDataModule(LightningDataModule):
             raise UserError("data.context_length is not set: set it, or take it from the model as train.py does")
         if self._prepared is None:
             h = self.hparams
-            data_dir = Path(os.path.expanduser(h.data_dir))
-            self._prepared = prepare(h.corpus, h.tokenizer, data_dir, h.text_key, h.max_bytes)
+            self._prepared = prepare(h.corpus, h.tokenizer, self._data_dir, h.text_key, h.max_bytes, h.percents)
             self.encoding = self._prepared.encoding
         return self._prepared
 
+    @property
+    def _data_dir(self) -> Path:
+        return Path(os.path.expanduser(self.hparams.data_dir))
+
+    def _split(self, name: str) -> Tokens:
+        """Its tokens; UserError if there are none."""
+        if len(self.tokens[name]) == 0:
+            raise UserError(
+                f"the {name} split of corpus {self.hparams.corpus} is empty, since data.percents is "
+                f"{list(self.hparams.percents)}: give it a share"
+            )
+        return self.tokens[name]
+
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _are_shares(percents: list[int]) -> bool:
+    return len(percents) == 3 and all(type(p) is int and p >= 0 for p in percents) and sum(percents) == 100

@@ -55,7 +55,7 @@ def describe(splits: dict[str, Tokens], encoding: tiktoken.Encoding) -> Descript
                 chunk = tokens[start : start + CHUNK_TOKENS]
                 counts[name] += np.bincount(chunk, minlength=encoding.n_vocab)
                 bar.update(len(chunk))
-        wanted = {name: sequence_hashes(splits[name], SEQUENCE, SEQUENCE) for name in ("val", "test")}
+        wanted = {name: _hashes_in_order(splits[name]) for name in ("val", "test")}
         found = {name: np.zeros(len(hashes), bool) for name, hashes in wanted.items()}
         for hashes in _hashes_of_all(splits["train"]):
             known = np.unique(hashes)
@@ -129,7 +129,14 @@ def main() -> None:
     print(table(found, prepared.encoding, f"corpus {args.corpus}, tokenizer {args.tokenizer}, in {prepared.place}"))
 
 
-def _hashes_of_all(tokens: np.ndarray) -> Iterator[np.ndarray]:
+def _hashes_in_order(tokens: Tokens) -> np.ndarray:
+    """Of the sequences that follow one another."""
+    chunk = max(1, CHUNK_TOKENS // SEQUENCE) * SEQUENCE
+    parts = [sequence_hashes(tokens[i : i + chunk], SEQUENCE, SEQUENCE) for i in range(0, len(tokens), chunk)]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def _hashes_of_all(tokens: Tokens) -> Iterator[np.ndarray]:
     """Of every sequence, wherever it begins, in parts that overlap by one less than a sequence."""
     for start in range(0, len(tokens), CHUNK_TOKENS):
         yield sequence_hashes(tokens[start : start + CHUNK_TOKENS + SEQUENCE - 1], SEQUENCE, 1)

@@ -175,8 +175,9 @@ def _write(corpus: Corpus, encoding: tiktoken.Encoding, text: Text, directory: P
     percents = corpus.percents or ()
     if len(percents) < len(SPLITS) and not splits["test"]["tokens"]:
         splits["test"] = splits["val"]
+    meant_empty = {split for split, percent in zip(SPLITS, percents, strict=False) if percent == 0}
     for split, count in splits.items():
-        if count["tokens"] < 2:  # one token to read, one to predict
+        if count["tokens"] < 2 and split not in meant_empty:  # one token to read, one to predict
             size = sum(count["bytes"] for count in splits.values())
             raise UserError(
                 f"corpus {corpus.name} ({size} bytes) is too small: its {split} split has nothing to predict"

@@ -14,7 +14,7 @@ from gpt_lightning.interop.gpt2_names import fill, weights_by_their_names
 from gpt_lightning.interop.json_files import read_json
 from gpt_lightning.interop.tokenizer import save_tokenizer
 from gpt_lightning.interop.weights import WeightFiles
-from gpt_lightning.model import GPT, GPTConfig
+from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # What GPT-2 checkpoints have under these keys, where they have them.
@@ -52,7 +52,8 @@ def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encod
         model: The network.
         directory: Where to write; it is made if it is missing.
         encoding: Its tokenizer, which is written for `load_checkpoint` to find (`transformers` does not look at it),
-            and says which id ends a text. Without, that is GPT-2's if the vocabulary has GPT-2's size.
+            and says which id ends a text. Without, that is GPT-2's if the vocabulary has GPT-2's size, rounded up or
+            not.
 
     Returns:
         The files.
@@ -66,7 +67,8 @@ def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encod
     if encoding is not None:
         end_of_text = encoding.encode_single_token(END_OF_TEXT) if END_OF_TEXT in encoding.special_tokens_set else None
     else:
-        end_of_text = GPT2_VOCABULARY_SIZE - 1 if c.vocab_size == GPT2_VOCABULARY_SIZE else None
+        is_gpt2s = c.vocab_size in (GPT2_VOCABULARY_SIZE, padded_vocabulary(GPT2_VOCABULARY_SIZE))
+        end_of_text = GPT2_VOCABULARY_SIZE - 1 if is_gpt2s else None
     config = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",

@@ -36,7 +36,7 @@ class LogitLens:
 
 
 @torch.no_grad()
-def logit_lens(model: nn.Module, tokens_BT: Tensor, shown_tokens: int = 24) -> LogitLens:
+def logit_lens(model: nn.Module, tokens_BT: Tensor, shown_tokens: int = 24, n_ids: int | None = None) -> LogitLens:
     """Decode the residual stream before the first layer and after each, as if it were the last (nostalgebraist 2020).
 
     In the precision of the weights, without autocast, everything after the logits in float32. A stream that predicts
@@ -46,6 +46,7 @@ def logit_lens(model: nn.Module, tokens_BT: Tensor, shown_tokens: int = 24) -> L
         model: A `gpt_lightning.model.GPT`, as for `depth_scan`.
         tokens_BT: A few sequences, (B, T) int64 with 2 ≤ T ≤ context_length.
         shown_tokens: S, at most T of them.
+        n_ids: Of a vocabulary that was rounded up, only the first are ids of tokens; no other is a best guess.
 
     Raises:
         UserError: tokens of another shape, too long for the context, or not in the vocabulary.
@@ -60,7 +61,7 @@ def logit_lens(model: nn.Module, tokens_BT: Tensor, shown_tokens: int = 24) -> L
         for part_BT, targets_part_BT in zip(tokens_BT.split(sequences), targets_BT.split(sequences), strict=True):
             streams = [x_BTC.flatten(0, 1).split(rows) for x_BTC in residual_streams(model, part_BT)]
             for *streams_RC, targets_R in zip(*streams, targets_part_BT.flatten().split(rows), strict=True):
-                blocks.append(_lens(model, streams_RC, targets_R))
+                blocks.append(_lens(model, streams_RC, targets_R, n_ids))
     loss_LN, kl_LN, best_LN = torch.cat(blocks, dim=-1)
     return LogitLens(
         # The last position of a sequence has no next token.
@@ -71,7 +72,7 @@ def logit_lens(model: nn.Module, tokens_BT: Tensor, shown_tokens: int = 24) -> L
     )
 
 
-def _lens(model: nn.Module, streams_RC: list[Tensor], targets_R: Tensor) -> Tensor:
+def _lens(model: nn.Module, streams_RC: list[Tensor], targets_R: Tensor, n_ids: int | None) -> Tensor:
     """Of each stream and row: cross-entropy, KL to the last stream, and best guess; (3, L+1, R) float64 on the CPU,
     in which token ids are exact."""
     final_RV = model.head(model.norm(streams_RC[-1])).float().log_softmax(-1)
@@ -81,5 +82,5 @@ def _lens(model: nn.Module, streams_RC: list[Tensor], targets_R: Tensor) -> Tens
         lens_RV = final_RV if x_RC is streams_RC[-1] else model.head(model.norm(x_RC)).float().log_softmax(-1)
         loss_R = F.nll_loss(lens_RV, targets_R, ignore_index=IGNORED, reduction="none")
         kl_R = F.kl_div(lens_RV, final_RV, reduction="none", log_target=True).sum(-1)
-        found.append(torch.stack([x.cpu().double() for x in (loss_R, kl_R, lens_RV.argmax(-1))]))
+        found.append(torch.stack([x.cpu().double() for x in (loss_R, kl_R, lens_RV[:, :n_ids].argmax(-1))]))
     return torch.stack(found, dim=1)

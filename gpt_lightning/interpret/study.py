@@ -115,6 +115,7 @@ def study(
     with_ablation: bool = True,
     on_progress: Callable[[str], None] = lambda what: None,
     known_text: bool = True,
+    n_ids: int | None = None,
 ) -> Study:
     """Scan, probe, read every layer by the logit lens, compare layers, and ablate every head.
 
@@ -124,6 +125,7 @@ def study(
         on_progress: Called with what comes next, n_layer + 4 times, or 4 times without ablation.
         known_text: Whether the text is of the kind that the network was trained on. If not, and its loss says so too,
             alarms stay suspicions.
+        n_ids: As for `logit_lens`.
 
     Raises:
         UserError: as `depth_scan`.
@@ -133,7 +135,7 @@ def study(
     on_progress("probing")
     probes = probe_texts(model, tokens_BT, scan)
     on_progress("logit lens")
-    lens = logit_lens(model, tokens_BT)
+    lens = logit_lens(model, tokens_BT, n_ids=n_ids)
     on_progress("comparing layers")
     pairs = tokens_BT.numel() - len(tokens_BT)  # tokens but the first of each sequence
     undefined = torch.full((len(lens.cross_entropy),) * 2, math.nan)

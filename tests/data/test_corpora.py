@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_lightning.data.corpora import find_corpus, read_corpus
+from gpt_lightning.data.corpora import find_corpus, full_path, may_share_text, read_corpus
 from gpt_lightning.data.readers import fingerprint, read_blocks
 from gpt_lightning.errors import UserError
 from tests.data.conftest import peak_memory
@@ -272,3 +272,36 @@ def test_bombs_are_refused_in_little_memory(suffix, tmp_path, start):
     assert f"bomb{suffix} unpacks to more than 1" in message
     assert "unpack it by hand" in message
     assert megabytes < 15
+
+
+# ---- which text is which
+
+
+def test_the_same_text_has_the_same_full_path(tmp_path, monkeypatch):
+    (tmp_path / "texts").mkdir()
+    monkeypatch.chdir(tmp_path / "texts")
+    (tmp_path / "link").symlink_to(tmp_path / "texts")
+    full = os.path.realpath(tmp_path / "texts/a.txt")
+    for spec in ("a.txt", "../texts/a.txt", str(tmp_path / "link/a.txt"), full):
+        assert full_path(spec, tmp_path) == full
+    assert full_path("shakespeare", tmp_path) == full_path(str(tmp_path / "tiny_shakespeare.txt"), tmp_path / "data")
+    assert full_path("pydoc", tmp_path) == "pydoc" != full_path("./pydoc", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "may"),
+    [
+        ("/d/a.txt", "/d/b.txt", False),
+        ("/d/a.txt", "/e/a.txt", True),
+        ("/d/a.txt", "/d", True),
+        ("/d/a.txt", "/d2", False),
+        ("/d/a.txt", "/d/*.txt", True),
+        ("/d/a.txt", "/d/*.md", False),
+        ("/d/a.txt", "/d/**/*.txt", True),
+        ("/d/e/a.txt", "/d/**/*.txt", True),
+        ("/d/e/*.txt", "/d", True),
+        ("/d/a.txt", "pydoc", False),
+    ],
+)
+def test_texts_that_may_have_a_file_in_common(one, other, may):
+    assert may_share_text(one, other) == may_share_text(other, one) == may

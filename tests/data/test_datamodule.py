@@ -250,6 +250,42 @@ def test_a_split_shorter_than_a_sequence_gives_what_it_has(data):
     assert data.validation_sequences(8).tolist() == [[0, 1, 2, 3, 4]]
 
 
+def test_without_validation_text_there_is_nothing_to_show(make_data):
+    data = make_data(percents=[0, 0, 100])
+    data.setup("test")
+    assert data.validation_sequences(8).shape == (0, 16)
+    assert data.state_dict()["validation_sequences"].shape == (0, 16)
+    assert data.state_dict()["text"]["tokens"] == 0
+
+
+def test_percents_of_a_text(make_data, tmp_path):
+    data = make_data(percents=[20, 30, 50])
+    data.setup()
+    text = (tmp_path / "text.txt").read_bytes()
+    parts = {"train": text[:800], "val": text[800:2000], "test": text[2000:]}
+    assert {split: bytes(tokens[:].tolist()) for split, tokens in data.tokens.items()} == parts
+
+
+def test_only_training_needs_training_text(make_data):
+    data = make_data(percents=[0, 50, 50])
+    data.setup("validate")
+    data.setup("test")
+    assert sum((targets != -100).sum().item() for _, targets in data.test_dataloader()) == 1999
+    for stage in ("fit", None):
+        with pytest.raises(UserError, match=r"the train split of corpus .*text\.txt is empty, since data\.percents is"):
+            data.setup(stage)
+    too_long = make_data(context_length=3600)
+    too_long.setup("test")
+    with pytest.raises(UserError, match="too few for sequences of 3600"):
+        too_long.setup("fit")
+
+
+@pytest.mark.parametrize("percents", [[], [100], [50, 50, 0, 0], [-1, 1, 100], [1, 1, 1], [50.0, 50, 0], [True, 99, 0]])
+def test_shares_are_three_whole_numbers_that_sum_to_100(make_data, percents):
+    with pytest.raises(UserError, match="must be three whole numbers of at least 0 that sum to 100"):
+        make_data(percents=percents)
+
+
 def test_ranks_come_from_the_trainer(data):
     class TwoRanks:
         global_rank, world_size, limit_train_batches, overfit_batches = 1, 2, 1.0, 0.0

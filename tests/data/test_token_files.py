@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -335,6 +336,28 @@ def test_an_empty_file_is_named(tmp_path):
 def test_a_tiny_corpus_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"text_txt \(20 bytes\) is too small: its val split"):
         prepare(b"x" * 20, load_tokenizer("bytes"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("percents", "expected"),
+    [
+        ((0, 0, 100), {"train": b"", "val": b"", "test": b"words"}),
+        ((100, 0, 0), {"train": b"words", "val": b"", "test": b""}),
+        ((50, 0, 50), {"train": b"wo", "val": b"", "test": b"rds"}),
+    ],
+)
+def test_only_a_split_that_has_a_share_needs_text(percents, expected, tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"words")
+    corpus = replace(find_corpus(str(tmp_path / "text.txt"), tmp_path), percents=percents)
+    tokens = open_token_files(prepare_token_files(corpus, load_tokenizer("bytes"), tmp_path))
+    assert {split: bytes(array[:].tolist()) for split, array in tokens.items()} == expected
+
+
+def test_a_split_that_has_a_share_and_no_text_is_refused(tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"words")
+    corpus = replace(find_corpus(str(tmp_path / "text.txt"), tmp_path), percents=(0, 20, 80))
+    with pytest.raises(UserError, match="its val split has nothing to predict"):
+        prepare_token_files(corpus, load_tokenizer("bytes"), tmp_path)
 
 
 def test_a_named_corpus_with_other_text_is_refused(tmp_path):

@@ -110,6 +110,23 @@ def test_one_sequence_at_a_time_where_memory_asks_for_it(monkeypatch):
     assert batches == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 
 
+def test_an_id_without_a_token_is_no_guess_but_counts_in_the_losses():
+    """As it does in training: id 49 is by far the likeliest everywhere, and only 40 ids are tokens."""
+    gpt, tokens = sharpened_gpt(), random_tokens(2, 30) % 40
+    with torch.no_grad():
+        gpt.norm.bias.fill_(3.0)
+        gpt.token_embedding.weight[49] = 3.0
+    free, found = logit_lens(gpt, tokens), logit_lens(gpt, tokens, n_ids=40)
+    assert (free.top_tokens == 49).all()
+    with torch.no_grad():
+        logits = gpt(tokens)
+    assert found.top_tokens[-1].equal(logits[0, :24, :40].argmax(-1))
+    assert found.top_tokens.max() < 40
+    assert found.top1_agreement[0] < 1  # of guesses among tokens; that of id 49 would be the same at every depth
+    assert found.cross_entropy.equal(free.cross_entropy)
+    assert found.kl_to_final.equal(free.kl_to_final)
+
+
 def test_autocast_does_not_reach_the_lens():
     gpt, tokens = sharpened_gpt(), random_tokens(2, 30)
     expected = logit_lens(gpt, tokens)
