@@ -49,7 +49,9 @@ from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.cli_errors import clear_errors, usage_error
 from gpt_lightning.data.corpora import NAMED_CORPORA, full_path, may_share_text
 from gpt_lightning.data.datamodule import TextDataModule
-from gpt_lightning.data.tokenizer import load_tokenizer, same_tokenizer, tokenizer_state, vocabulary_size
+from gpt_lightning.data.hf import PREFIX
+from gpt_lightning.data.prepare import holds_tokens
+from gpt_lightning.data.tokenizer import same_tokenizer, tokenizer_state, vocabulary_size
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_name
 from gpt_lightning.interpret.alarms import what_is_wrong
@@ -297,7 +299,8 @@ class GPTCLI(LightningCLI):
         Raises:
             UserError: it was trained with another tokenizer.
         """
-        theirs, ours = initial.encoding, load_tokenizer(self.datamodule.hparams.tokenizer)
+        self.datamodule.prepare_data()  # which may have to learn the tokenizer
+        theirs, ours = initial.encoding, self.datamodule.encoding
         if not same_tokenizer(tokenizer_state(theirs), tokenizer_state(ours)):
             raise UserError(
                 f"{self.model.hparams.init_from} was trained with tokenizer {theirs.name!r} of other tokens than "
@@ -408,11 +411,9 @@ def test_on_all(data: Namespace, trained: str | None) -> None:
     """
     if data.percents is not None or data.corpus in NAMED_CORPORA or trained is None:
         return
-    if (
-        not data.corpus
-        or not is_name(data.corpus)
-        or (tested := full_path(data.corpus, Path(data.data_dir))) == trained
-    ):
+    if not data.corpus or not is_name(data.corpus) or data.corpus.startswith(PREFIX) or holds_tokens(data.corpus):
+        return  # what has splits of its own keeps them
+    if (tested := full_path(data.corpus, Path(data.data_dir))) == trained:
         return
     data.percents = [0, 0, 100]
     if may_share_text(tested, trained):

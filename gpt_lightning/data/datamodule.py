@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from gpt_lightning.data.corpora import full_path
 from gpt_lightning.data.loader import BlockLoader, EvaluationLoader
-from gpt_lightning.data.prepare import Prepared, prepare
+from gpt_lightning.data.prepare import Prepared, prepare, what_is_wrong_with
 from gpt_lightning.data.tokenizer import same_tokenizer, token_byte_lengths, tokenizer_state
 from gpt_lightning.data.tokens import Tokens
 from gpt_lightning.errors import UserError
@@ -82,11 +82,8 @@ class TextDataModule(LightningDataModule):
             problems.append(f"max_bytes is {max_bytes}, must be at least 1")
         if seed < 0:
             problems.append(f"seed is {seed}, must not be negative")
-        if percents is not None and not _are_shares(percents):
-            problems.append(
-                f"percents is {percents}, must be three whole numbers of at least 0 that sum to 100: the shares of "
-                "train, val and test"
-            )
+        if percents is not None and (problem := what_is_wrong_with(percents)):
+            problems.append(problem)
         if problems:
             raise UserError(f"data: {'; '.join(problems)}")
         self.save_hyperparameters()
@@ -246,7 +243,3 @@ class TextDataModule(LightningDataModule):
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-
-def _are_shares(percents: list[int]) -> bool:
-    return len(percents) == 3 and all(type(p) is int and p >= 0 for p in percents) and sum(percents) == 100

@@ -74,12 +74,17 @@ def prepare(
     Raises:
         UserError: the corpus, the tokenizer or `data_dir` cannot be used.
     """
-    if bins := find_bins(corpus):
+    if percents is not None and (problem := what_is_wrong_with(percents)):
+        raise UserError(problem)
+    if holds_tokens(corpus) and (percents is not None or max_bytes is not None):
+        raise UserError(f"{corpus} holds tokens that have their splits: leave out percents and max_bytes")
+    directory = Path(corpus).expanduser()
+    ours = (directory / INDEX).is_file()
+    if not ours and (bins := find_bins(corpus)):
         encoding = load_tokenizer(tokenizer)
         tokens, identity = open_bins(bins, encoding.n_vocab, data_dir / "tokens")
         return Prepared(encoding, tokens, bins["train"][0].parent, identity, None)
-    directory = Path(corpus).expanduser()
-    if (directory / INDEX).is_file():
+    if ours:
         encoding = _tokenizer_of(directory, tokenizer)
     else:
         found = find_corpus(corpus, data_dir, text_key, max_bytes)
@@ -90,6 +95,21 @@ def prepare(
         directory = prepare_token_files(found, encoding, data_dir)
     tokens = open_token_files(directory)
     return Prepared(encoding, tokens, directory, text_identity(directory), read_index(directory)["splits"])
+
+
+def holds_tokens(corpus: str) -> bool:
+    """Whether a corpus is token files, ours or others', rather than text."""
+    return (Path(corpus).expanduser() / INDEX).is_file() or find_bins(corpus) is not None
+
+
+def what_is_wrong_with(percents: Sequence[int]) -> str | None:
+    """Why these are not the shares of the splits; None if they are."""
+    if len(percents) == 3 and all(type(p) is int and p >= 0 for p in percents) and sum(percents) == 100:
+        return None
+    return (
+        f"percents is {list(percents)}, must be three whole numbers of at least 0 that sum to 100: the shares of "
+        "train, val and test"
+    )
 
 
 def _tokenizer_of(directory: Path, tokenizer: str) -> tiktoken.Encoding:
