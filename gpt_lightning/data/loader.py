@@ -218,7 +218,7 @@ class EvaluationLoader:
             if self._n_windows - 1 in windows[n_whole:]:  # only the last window may lack text
                 rest = self._tokens[starts[n_whole] :]
                 text[n_whole, : len(rest)] = rest
-            there = (starts[:, None] + column < self._n_targets) & (windows[:, None] < self._n_windows)
+            there = starts[:, None] + column < self._n_targets
             new = there & ((windows[:, None] == 0) | (column >= self.context_length - self.stride))
             yield _to_batch(np.where(there, text[:, :-1], 0), np.where(new, text[:, 1:], IGNORED_TARGET), self._pin)
 

@@ -15,7 +15,7 @@ class Tokens:
         arrays: At least one, of unsigned integers, memory-mapped or not: (ids,) each, possibly of length 0.
 
     Attributes:
-        dtype: Of what is read: the smallest that holds the ids of every shard.
+        dtype: Of what is read: the smallest that holds the ids of every shard that has any.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:

@@ -343,6 +343,7 @@ def test_with_a_stride_every_target_has_its_context(n_tokens, stride, world_size
     assert {len(b) for b in batches} == {len(loaders[0])}
     scored = []
     for inputs, targets in (batch for rank_batches in batches for batch in rank_batches):
+        assert (inputs[(targets == IGNORED_TARGET).all(1)] == 0).all()  # padding, though there may be text to fill it
         for row, column in (targets != IGNORED_TARGET).nonzero().tolist():
             target = int(targets[row, column])
             before = min(target, column + 1)

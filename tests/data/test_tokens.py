@@ -52,6 +52,13 @@ def test_windows_are_those_of_one_array(shards, length, data):
     assert rows.tolist() == (starts[:, None] + np.arange(length)).tolist()
 
 
+@pytest.mark.parametrize("lengths", [[10], [4, 6]])
+def test_windows_of_several_lengths(lengths):
+    tokens = Tokens(sharded(lengths))
+    assert tokens.windows(np.array([3]), 2).tolist() == [[3, 4]]
+    assert tokens.windows(np.array([3]), 4).tolist() == [[3, 4, 5, 6]]
+
+
 def test_a_window_may_span_shards_shorter_than_itself():
     tokens = Tokens(sharded([5, 1, 0, 2, 1, 6]))
     assert tokens.windows(np.array([4, 0]), 9).tolist() == [list(range(4, 13)), list(range(9))]
@@ -64,6 +71,11 @@ def test_a_window_outside_of_several_shards_is_refused(starts):
         Tokens(sharded([5, 5])).windows(np.array(starts), 3)
 
 
+def test_a_window_before_the_beginning_of_several_shards_is_not_counted_from_the_end():
+    with pytest.raises(IndexError, match="between 0 and 7"):
+        Tokens(sharded([2, 8])).windows(np.array([2, -5]), 3)
+
+
 def test_a_window_past_the_end_of_one_shard_is_refused():
     with pytest.raises(IndexError):
         Tokens(sharded([10])).windows(np.array([8]), 3)
@@ -74,7 +86,7 @@ def test_the_dtype_holds_the_ids_of_every_shard():
     tokens = Tokens([small, large])
     assert tokens.dtype == tokens[:1].dtype == tokens.windows(np.array([0]), 2).dtype == np.uint32
     assert tokens[:].tolist() == [1, 2, 70_000]
-    assert Tokens([small, small]).dtype == np.uint16
+    assert Tokens([small, small]).dtype == Tokens([large[:0], small]).dtype == np.uint16
 
 
 def test_what_lies_in_one_shard_is_not_copied():
