@@ -1,73 +1,88 @@
-"""Byte-level BPE (Sennrich et al. 2016; on bytes Radford et al. 2019) learnt from a text, as ranks for tiktoken.
+"""Byte-level BPE learnt from a text, as plain tiktoken ranks: the Hugging Face `tokenizers` library learns the merges.
 
-Hugging Face's `tokenizers` counts and merges; nothing of it is needed afterwards.
+That library is optional and needed for learning only: who has the ranks encodes with tiktoken, as with any other.
 """
 
 import base64
+import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from gpt_lightning.data.records import INSTALL
-from gpt_lightning.errors import UserError
+from tqdm import tqdm
 
-SAMPLE_BYTES = 1 << 28  # of text at most: more changes hardly a merge, and words that occur once take memory
+from gpt_lightning.data.segments import last_cut
+from gpt_lightning.data.tokenizer import GPT2_PATTERN, bpe_size
+from gpt_lightning.errors import UserError
+from gpt_lightning.files import whole_file
+
+# Learning takes some 80 bytes of memory for each byte of words that differ. In Chinese nearly all do, which makes 5 GB
+# of this; in English few do. Ten million words of English are plenty for the commonest 50,000 parts of words.
+SAMPLE_BYTES = 1 << 26
+# The library takes 256 texts at a time: of 16 kB each, the bar moves every 4 MB.
+_TEXT_BYTES = 1 << 14
+# What GPT-2's pattern does not cut, as in DNA or base64, is cut here; merging in a word takes its length squared.
+_WORD_BYTES = 256
+_THREADS = "TOKENIZERS_PARALLELISM"  # what the library calls its threads in the environment
+# A pair of tokens that stands only once in the text tells nothing of other texts.
+_MIN_COUNT = 2
 
 
 def train_ranks(pieces: Iterable[bytes], vocabulary: int) -> dict[bytes, int]:
-    """Learn byte-level BPE.
+    """Learns byte-level BPE with GPT-2's pattern; the same text gives the same ranks, whatever the number of threads.
 
     Args:
-        pieces: Of the text, in order. Bytes that are no UTF-8 teach nothing: they remain single bytes.
-        vocabulary: Tokens in all: 256 bytes, merges, and one, the last, that is left for the end of a text.
+        pieces: The training text in order, at most about `SAMPLE_BYTES` in all (see `sample`); need not be UTF-8.
+        vocabulary: Number of ids, of which the last is left for `<|endoftext|>`.
 
     Returns:
-        Bytes of each token → its rank: the 256 bytes are their own ranks, merges follow as they were learnt.
+        bytes → rank: 0 to 255 are the single bytes in order, then merged tokens as they were learnt, `vocabulary - 1`
+        in all.
 
     Raises:
-        UserError: `tokenizers` is not installed, or the text has too few merges.
+        UserError: a vocabulary out of range or larger than the text allows, or `tokenizers` is not installed.
     """
-    try:
-        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    except ImportError as error:
-        raise UserError(f"a tokenizer is learnt by Hugging Face's tokenizers: {INSTALL}") from error
-    learner = Tokenizer(models.BPE())
-    # GPT-2's pattern: words, numbers and the rest, which no merge crosses.
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - 1,
-        min_frequency=2,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=[],
-        show_progress=False,
-    )
-    learner.train_from_iterator((piece.decode(errors="ignore") for piece in pieces), trainer)
-    to_byte = byte_of_character()
-    tokens = sorted(learner.get_vocab().items(), key=lambda item: item[1])
-    merged = [bytes(to_byte[character] for character in token) for token, _ in tokens if len(token) > 1]
-    if 256 + len(merged) < vocabulary - 1:
-        most = 256 + len(merged) + 1
+    bpe_size(f"bpe:{vocabulary}")  # is it in range?
+    ids = _learn(pieces, vocabulary).get_vocab()
+    byte = byte_of_character()
+    # The library numbers its 256 characters first, in another order, and then the merges. Ranks are counted anew, so
+    # that they have no gap whatever it does.
+    learnt = [bytes(byte[c] for c in token) for token in sorted(ids, key=ids.__getitem__) if len(token) > 1]
+    tokens = [bytes([value]) for value in range(256)] + learnt
+    if len(tokens) < vocabulary - 1:
         raise UserError(
-            f"the training text has too few repeated words to learn {vocabulary:,} tokens from: set --data.tokenizer "
-            f"bpe:{most} or less, or take more text"
+            f"the text is too small or too uniform to learn a vocabulary of {vocabulary:,} from it: the largest "
+            f"possible is --data.tokenizer bpe:{len(tokens) + 1}"
         )
-    return {bytes([byte]): byte for byte in range(256)} | {token: 256 + n for n, token in enumerate(merged)}
+    return {token: rank for rank, token in enumerate(tokens)}
 
 
-def sample(pieces: Iterable[bytes], total_bytes: int, limit: int) -> Iterator[bytes]:
-    """Pieces spread evenly over a text, together no more than `limit` bytes: all of them if the text has no more."""
-    seen = taken = 0
+def sample(pieces: Iterable[bytes], total_bytes: int, limit: int = SAMPLE_BYTES) -> Iterator[bytes]:
+    """Some of the pieces, evenly spread over the text, at most `limit` bytes in all; all of them if they fit.
+
+    Args:
+        pieces: Parts of a text, each small beside `limit`: a larger one is left out, never cut.
+        total_bytes: Bytes of all pieces together.
+        limit: Bytes.
+    """
+    seen = kept = 0
     for piece in pieces:
-        seen += len(piece)
-        # Taken if what has been taken so far falls behind the share of the text that has passed by.
-        if taken + len(piece) <= limit * min(1, seen / total_bytes) or total_bytes <= limit:
-            taken += len(piece)
+        # Whether a piece is due does not depend on its own size, else small ones would be preferred.
+        if kept * total_bytes <= seen * limit and kept + len(piece) <= limit:
+            kept += len(piece)
             yield piece
+        seen += len(piece)
 
 
 def write_ranks(ranks: dict[bytes, int], path: Path) -> None:
-    """Write ranks as tiktoken reads them, lines of `base64 rank`."""
-    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items())
-    path.write_text("".join(lines))
+    """Writes a ranks file for `load_tokenizer`, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with whole_file(path) as file:
+        for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+            file.write(b"%s %d\n" % (base64.b64encode(token), rank))
 
 
 def byte_of_character() -> dict[str, int]:
@@ -75,3 +90,52 @@ def byte_of_character() -> dict[str, int]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+def _learn(pieces: Iterable[bytes], vocabulary: int):
+    """A `tokenizers.Tokenizer` of at most `vocabulary - 1` tokens, which are written in `byte_of_character`."""
+    try:
+        from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    except ImportError as error:
+        raise UserError(
+            f"learning the tokenizer bpe:{vocabulary} needs the package tokenizers ({error}): pip install tokenizers, "
+            "or pip install -r requirements-data.txt"
+        ) from error
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(GPT2_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            pre_tokenizers.Split(Regex(f".{{1,{_WORD_BYTES}}}"), "isolated"),  # a character is a byte by now
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - 1,
+        min_frequency=_MIN_COUNT,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    asked = os.environ.get(_THREADS)
+    os.environ[_THREADS] = asked or "true"
+    try:
+        tokenizer.train_from_iterator(_texts(pieces), trainer)
+    finally:
+        # Processes forked from now on, as those of data loaders are, have none of the library's threads: unset, it
+        # would print a warning in each of them; "true", it would wait for ever in one that learns a tokenizer.
+        os.environ[_THREADS] = asked or "false"
+    return tokenizer
+
+
+def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
+    """The parts of the pieces that are UTF-8. Those around an invalid byte are apart, as `encode_bytes` has them: to
+    leave the byte out would join what is not joined, and to replace it would count a character that is not there."""
+    with tqdm(desc="learning the tokenizer", unit="B", unit_scale=True, delay=2) as bar:
+        for piece in pieces:
+            start = 0
+            while start < len(piece):
+                part = piece[start : start + _TEXT_BYTES]
+                if start + _TEXT_BYTES < len(piece):
+                    part = part[: last_cut(part)]
+                start += len(part)
+                yield from re.split("[\udc80-\udcff]+", part.decode("utf-8", "surrogateescape"))
+                bar.update(len(part))

@@ -23,7 +23,7 @@ from gpt_lightning.data import hf
 from gpt_lightning.data.bins import find_bins, open_bins
 from gpt_lightning.data.bpe import SAMPLE_BYTES, sample, train_ranks, write_ranks
 from gpt_lightning.data.corpora import Corpus, find_corpus, read_corpus
-from gpt_lightning.data.download import make_once
+from gpt_lightning.data.download import make_once, say
 from gpt_lightning.data.identity import identify
 from gpt_lightning.data.segments import by_bytes, segments
 from gpt_lightning.data.token_files import (
@@ -192,7 +192,11 @@ def main() -> None:
     )
     add_arguments(parser)
     args = parser.parse_args()
-    prepared = prepare_from(args)
+    try:
+        prepared = prepare_from(args)
+    except KeyboardInterrupt:
+        say("The same command goes on after the last finished shard.")
+        raise
     lines = [f"{name:<8}{len(tokens):>18,} tokens" for name, tokens in prepared.tokens.items()]
     command = ["python", "train.py", "fit"]
     for name, value in vars(args).items():

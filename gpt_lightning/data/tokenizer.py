@@ -1,4 +1,4 @@
-"""One tokenizer type, tiktoken.Encoding, for 256 raw bytes, GPT-2's vocabulary and ranks trained on a corpus.
+"""One tokenizer type, tiktoken.Encoding, for 256 raw bytes, published vocabularies and ranks learnt from a corpus.
 
 Knows how to make one, to store one in a checkpoint and to encode bytes that are not text; nothing of token files.
 """
@@ -22,8 +22,9 @@ GPT2_VOCABULARY_SIZE = 50257
 PUBLISHED = {"gpt2": GPT2_VOCABULARY_SIZE, "cl100k_base": 100_277, "o200k_base": 200_019}  # and how many ids they have
 # Far above what there is: 200,000 ids and 4 MB. A vocabulary of 2^32 ids would need terabytes of embeddings.
 MAX_IDS = 1 << 20
-BPE, SMALLEST_BPE = "bpe:", 258
 MAX_RANKS_FILE_BYTES = 1 << 26
+BPE_PREFIX = "bpe:"
+MIN_BPE_IDS = 257
 
 
 def load_tokenizer(spec: str) -> tiktoken.Encoding:
@@ -32,14 +33,15 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
     Args:
         spec: `bytes` (256 raw bytes, no special token), `gpt2`, `cl100k_base` or `o200k_base` as published, or a file
             of tiktoken ranks (lines of `base64 rank`), which gets GPT-2's pattern and `<|endoftext|>` as its next id.
+            `bpe:<vocabulary size>` names one that has yet to be learnt, from a corpus, which is not known here.
 
     Raises:
-        UserError: no such tokenizer, a ranks file that is not one, or a published vocabulary cannot be had; or one that
-            is learnt from a corpus, as `data.prepare` does.
+        UserError: no such tokenizer, a ranks file that is not one, a published vocabulary cannot be had, or `bpe:`.
     """
     if bpe_size(spec) is not None:
         raise UserError(
-            f"tokenizer {spec} is learnt from a corpus: here name the ranks.tiktoken that lies beside its tokens"
+            f"tokenizer {spec!r} is learnt from a corpus and has no ranks without one: give the ranks file that lies "
+            "beside the tokens of the corpus it was learnt from"
         )
     if spec == "bytes":
         return tiktoken.Encoding(
@@ -63,23 +65,6 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
     )
 
 
-def bpe_size(spec: str) -> int | None:
-    """Tokens of the tokenizer that `bpe:<vocabulary size>` asks to learn; None if `spec` is something else.
-
-    Raises:
-        UserError: what follows is no possible size.
-    """
-    if not spec.startswith(BPE):
-        return None
-    size = spec.removeprefix(BPE)
-    if not (size.isascii() and size.isdigit() and len(size) < 10 and SMALLEST_BPE <= int(size) <= MAX_IDS):
-        raise UserError(
-            f"tokenizer {spec!r} must be bpe: and a vocabulary size from {SMALLEST_BPE} (bytes, one merge, the end of "
-            f"text) to {MAX_IDS}"
-        )
-    return int(size)
-
-
 def vocabulary_size(spec: str) -> int:
     """Number of token ids of the tokenizer that `spec` names, without loading, downloading or learning it.
 
@@ -90,6 +75,25 @@ def vocabulary_size(spec: str) -> int:
         return size
     sizes = {"bytes": 256} | PUBLISHED
     return sizes[spec] if spec in sizes else max(_read_ranks(spec).values()) + 2
+
+
+def bpe_size(spec: str) -> int | None:
+    """The size of the vocabulary that `bpe:<vocabulary size>` asks for, `<|endoftext|>` included; None for other specs.
+
+    Raises:
+        UserError: what follows `bpe:` is no whole number in range.
+    """
+    if not spec.startswith(BPE_PREFIX):
+        return None
+    digits = spec.removeprefix(BPE_PREFIX)
+    # As written by itself, so that one size has one spec; Python refuses to read thousands of digits.
+    size = int(digits) if re.fullmatch("[1-9][0-9]{0,9}", digits) else 0
+    if not MIN_BPE_IDS <= size <= MAX_IDS:
+        raise UserError(
+            f"tokenizer {spec!r} must be bpe:<vocabulary size> with a whole number from {MIN_BPE_IDS} (every byte and "
+            f"{END_OF_TEXT}) to {MAX_IDS}"
+        )
+    return size
 
 
 def tokenizer_state(encoding: tiktoken.Encoding) -> dict[str, Any]:
@@ -201,7 +205,7 @@ def _read_ranks(spec: str) -> dict[bytes, int]:
             raise ValueError(f"larger than {MAX_RANKS_FILE_BYTES:,} bytes")
         ranks = _parse_ranks(path.read_bytes())
     except OSError as error:
-        known = ", ".join(["bytes", *PUBLISHED, f"{BPE}<vocabulary size>"])
+        known = ", ".join(["bytes", *PUBLISHED, f"{BPE_PREFIX}<vocabulary size>"])
         raise UserError(f"{what} is none of {known}, nor a ranks file that can be read ({error})") from error
     except ValueError as error:
         raise UserError(f"{what} is not a file of tiktoken ranks, lines of `base64 rank` ({error})") from error

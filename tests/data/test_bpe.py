@@ -1,141 +1,261 @@
-"""Tokenizers learnt from a text."""
-
+import os
 import random
+import re
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from gpt_lightning.data.bpe import byte_of_character, sample, train_ranks, write_ranks
-from gpt_lightning.data.tokenizer import encode_bytes, load_tokenizer, vocabulary_size
+from gpt_lightning.data import bpe
+from gpt_lightning.data.tokenizer import MAX_IDS, bpe_size, encode_bytes, load_tokenizer, vocabulary_size
 from gpt_lightning.errors import UserError
 from tests.data.conftest import make_text
 
+# Of spaces and the letter b there is no pair before ab is one: ab occurs 9 times, " ab" 5 times then, and after that
+# " abab" twice; "abab" at the start of the text is alone.
+BY_HAND = b"abab abab abab ab ab ab"
+MERGES_BY_HAND = [b"ab", b" ab", b" abab"]
+
 
 @pytest.fixture
-def learn(tmp_path):
+def learnt(tmp_path):
+    """Learns a tokenizer from one piece of text and loads it from its file, as training does."""
     pytest.importorskip("tokenizers")
 
-    def learn_from(text: bytes, vocabulary: int):
-        write_ranks(train_ranks([text], vocabulary), tmp_path / "learnt.tiktoken")
+    def learn(text: bytes, vocabulary: int):
+        bpe.write_ranks(bpe.train_ranks([text], vocabulary), tmp_path / "learnt.tiktoken")
         return load_tokenizer(str(tmp_path / "learnt.tiktoken"))
 
-    return learn_from
+    return learn
 
 
-def test_merges_come_in_the_order_of_how_often_their_pairs_do(learn):
-    """`ab` occurs 9 times, then `abc` 5 times; a space before a word belongs to it and no merge crosses two words."""
-    ranks = train_ranks([b"abc abc abc abc abc abd abd abd abd"], 261)
-    assert [ranks[bytes([byte])] for byte in range(256)] == list(range(256))
-    merged = [token for token, rank in ranks.items() if rank >= 256]
-    assert merged[0] == b"ab"
-    assert merged[1] == b" ab"
-    assert set(merged[2:]) == {b" abc", b" abd"}
-    assert sorted(ranks.values()) == list(range(260))
+def ranks_of(pieces, vocabulary):
+    pytest.importorskip("tokenizers")
+    return bpe.train_ranks(pieces, vocabulary)
 
 
-@pytest.mark.parametrize("vocabulary", [258, 300, 700])
-def test_the_vocabulary_is_as_large_as_asked_for_and_ends_with_the_end_of_text(learn, vocabulary):
-    encoding = (
-        learn(make_text(50_000).replace(b"42", b"words of many kinds and more"), vocabulary)
-        if vocabulary < 300
-        else None
-    )
-    if encoding is None:
-        text = " ".join(random.Random(i).choice(["al", "be", "ga"]) * (i % 7 + 1) + str(i % 500) for i in range(9000))
-        encoding = learn(text.encode(), vocabulary)
-    assert (encoding.n_vocab, encoding.eot_token) == (vocabulary, vocabulary - 1)
-    assert all(encoding.decode_single_token_bytes(token) for token in range(vocabulary))
+def random_text(seed: int, size: int) -> str:
+    """Little sense and much of what patterns differ in: white space of all kinds, contractions, marks, other scripts.
+
+    Few letters, so that they come in runs and in many orders.
+    """
+    generator = random.Random(seed)
+    letters = "aaabbb  \n\n\t\r'sdé漢ñ1²٣!<|_.\u3000\xa0\x85\u2028\u200b\x1f\u0301\U0001f600\U00010400"
+    return "".join(generator.choice(letters) for _ in range(size))
 
 
-def test_any_bytes_come_back(learn):
-    encoding = learn(make_text(20_000), 270)
-    data = make_text(5_000, seed=1) + bytes(range(256))
-    assert encoding.decode_bytes(encode_bytes(encoding, data).tolist()) == data
+def test_merges_worked_out_by_hand():
+    ranks = ranks_of([BY_HAND], 260)
+    assert list(ranks)[:256] == [bytes([byte]) for byte in range(256)]
+    assert list(ranks)[256:] == MERGES_BY_HAND
+    assert list(ranks.values()) == list(range(259))
 
 
-def test_text_is_cut_as_the_library_cuts_it(learn):
-    """The same merges in the library itself, asked to encode text that it has not seen."""
-    tokenizers = pytest.importorskip("tokenizers")
-    words = [
-        "the",
-        "then",
-        "there",
-        "other",
-        "mother",
-        "don't",
-        "'ll",
-        "42",
-        "1234",
-        "é",
-        "漢字",
-        "...",
-        "?!",
-        "\n\n",
-        "   ",
-    ]
-    generator = random.Random(0)
-    text = " ".join(generator.choice(words) for _ in range(20_000))
-    encoding = learn(text.encode(), 300)
-    to_character = {byte: character for character, byte in byte_of_character().items()}
-    spelt = {rank: "".join(to_character[b] for b in encoding.decode_single_token_bytes(rank)) for rank in range(299)}
-    ids = {token: rank for rank, token in spelt.items()}
-    merges = []
-    for rank in range(256, 299):  # the pair that a token is made of: what it is cut to without its own merge
-        older = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges))
-        merges.append(tuple(older.encode(spelt[rank]).tokens))
-    assert {len(pair) for pair in merges} == {2}
-    library = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges))
-    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    unseen = " ".join(generator.choice([*words, "unseen", "Mother", "\t", "5é"]) for _ in range(5_000))
-    assert encoding.encode_ordinary(unseen) == library.encode(unseen).ids
+def test_a_smaller_vocabulary_has_the_first_merges():
+    assert list(ranks_of([BY_HAND], 258))[256:] == MERGES_BY_HAND[:1]
+    assert len(ranks_of([BY_HAND], 257)) == 256
 
 
-def test_learning_twice_gives_the_same(learn, monkeypatch):
-    text = make_text(100_000)
-    first = train_ranks([text], 280)
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    assert list(train_ranks([text[:50_000], text[50_000:]], 270)) == list(first)[:269] or text[49_999:50_001].isalnum()
-    assert train_ranks([text], 280) == first
+def test_the_last_id_ends_texts(learnt):
+    encoding = learnt(BY_HAND, 260)
+    assert encoding.n_vocab == vocabulary_size("bpe:260") == 260
+    assert encoding.eot_token == 259
+    assert encoding.encode("abab abab<|endoftext|>ab", allowed_special="all") == [256, 256, 258, 259, 256]
+    assert encoding.encode_ordinary("a\n") == [97, 10]
 
 
-def test_too_little_text_says_how_much_can_be_learnt(learn):
+def test_pairs_that_occur_once_are_not_merged():
     with pytest.raises(
-        UserError, match=r"too few repeated words to learn 1,000 tokens from: set --data.tokenizer bpe:"
-    ) as error:
-        train_ranks([b"abc abd " * 5], 1000)
-    most = int(str(error.value).split("bpe:")[1].split()[0])
-    assert len(train_ranks([b"abc abd " * 5], most)) == most - 1
+        UserError, match=r"vocabulary of 261 from it: the largest possible is --data.tokenizer bpe:260$"
+    ):
+        ranks_of([BY_HAND], 261)
+    with pytest.raises(UserError, match=r"the largest possible is --data.tokenizer bpe:257$"):
+        ranks_of([], 1024)
 
 
-def test_the_sample_is_spread_evenly_and_no_larger_than_asked():
-    pieces = [bytes([n % 256]) * 10 for n in range(1000)]
-    assert list(sample(iter(pieces), 10_000, 10_000)) == pieces
-    few = list(sample(iter(pieces), 10_000, 1_000))
-    places = [pieces.index(piece) for piece in few[:25]]
-    assert len(few) == 100
-    assert places == list(range(9, 256, 10))
+@pytest.mark.parametrize("seed", range(3))
+def test_texts_are_cut_and_merged_as_by_the_library_itself(seed, learnt):
+    from tokenizers import Regex, pre_tokenizers
+
+    train, held_out = random_text(seed, 20_000), random_text(seed + 100, 20_000)
+    encoding, library = learnt(train.encode(), 700), bpe._learn([train.encode()], 700)
+    byte = bpe.byte_of_character()
+    for before in (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(bpe.GPT2_PATTERN), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        ),
+    ):
+        library.pre_tokenizer = before
+        # Short texts too, since how a text ends matters to the pattern.
+        for text in [train, held_out, *(held_out[start : start + 9] for start in range(0, 9_000, 9))]:
+            theirs = [bytes(byte[c] for c in token) for token in library.encode(text).tokens]
+            assert [encoding.decode_single_token_bytes(i) for i in encoding.encode_ordinary(text)] == theirs
+    assert len(encoding.encode_ordinary(held_out)) < len(held_out.encode()) / 1.5  # that is, there is much merged
 
 
-@pytest.mark.parametrize("spec", ["bpe:", "bpe:many", "bpe:257", "bpe:-5", "bpe:1e4", "bpe:99999999999", "bpe:٣٠٠"])
-def test_impossible_sizes_are_one_sentence(spec):
-    with pytest.raises(UserError, match="must be bpe: and a vocabulary size from 258"):
-        vocabulary_size(spec)
+def test_any_bytes_come_back(learnt):
+    encoding = learnt(make_text(50_000), 300)
+    for data in (make_text(20_000, seed=1), random.Random(0).randbytes(20_000), bytes(range(256)), b""):
+        tokens = encode_bytes(encoding, data)
+        assert encoding.decode_bytes(tokens.tolist()) == data
+        assert encoding.eot_token not in tokens
 
 
-def test_a_size_is_known_before_anything_is_learnt():
-    assert vocabulary_size("bpe:4096") == 4096
-    with pytest.raises(UserError, match=r"tokenizer bpe:4096 is learnt from a corpus: here name the ranks\.tiktoken"):
+def test_invalid_bytes_part_what_is_around_them():
+    ranks = ranks_of([b"x\xffy x\xffy \xff\xfe\xff\xfe caf\xc3\xa9 caf\xc3\xa9 \xc3"], 262)
+    assert b"xy" not in ranks
+    assert not any(len(token) > 1 and (b"\xff" in token or "\ufffd".encode() in token) for token in ranks)
+    assert " café".encode() in ranks
+
+
+def test_pieces_are_not_joined():
+    assert b"ab" not in ranks_of([b"a", b"b"] * 9 + [b"cd", b"cd"], 258)
+
+
+def test_pieces_that_are_taken_in_parts_give_the_same(monkeypatch):
+    whole = ranks_of([make_text(30_000)], 300)
+    monkeypatch.setattr(bpe, "_TEXT_BYTES", 1000)
+    assert list(ranks_of([make_text(30_000)], 300).items()) == list(whole.items())
+
+
+def test_text_without_words_is_learnt_in_time(never_waits):
+    generator = random.Random(0)
+    letters = bytes(generator.choice(b"ACGT") for _ in range(300_000))
+    assert len(ranks_of([letters], 600)) == 599
+
+
+def learn_600() -> list[tuple[bytes, int]]:
+    """Of a text with many pairs that occur equally often."""
+    return list(bpe.train_ranks([random_text(seed, 5_000).encode() for seed in range(4)], 600).items())
+
+
+def test_any_number_of_threads_learns_the_same(monkeypatch):
+    pytest.importorskip("tokenizers")
+    expected = learn_600()
+    for threads in ("true", "false"):
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", threads)
+        assert learn_600() == expected
+    code = "from tests.data.test_bpe import learn_600; print(learn_600())"
+    environment = os.environ | {"RAYON_NUM_THREADS": "5", "TOKENIZERS_PARALLELISM": "true"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected}\n"
+
+
+def learn_in(pipe, text):
+    pipe.send(len(bpe.train_ranks([text], 300)))
+
+
+def test_processes_forked_afterwards_neither_warn_nor_hang(monkeypatch, start, capfd, never_waits):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    ranks_of([make_text(50_000)], 300)
+    process, pipe = start(learn_in, make_text(50_000))
+    assert pipe.recv() == 299
+    process.join()
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_wrong_with_the_text_is_passed_on():
+    def damaged():
+        yield BY_HAND
+        raise UserError("the corpus changed")
+
+    with pytest.raises(UserError, match=r"^the corpus changed$"):
+        ranks_of(damaged(), 260)
+
+
+@pytest.mark.parametrize("vocabulary", [-1, 0, 256, MAX_IDS + 1])
+def test_sizes_out_of_range_are_refused_before_the_text_is_read(vocabulary):
+    def unread():
+        raise AssertionError("was read")
+        yield b""
+
+    with pytest.raises(UserError, match=f"'bpe:{vocabulary}' must be bpe:<vocabulary size> .* from 257 .* to 1048576$"):
+        bpe.train_ranks(unread(), vocabulary)
+
+
+@pytest.mark.parametrize("size", ["", "x", "256", "-4096", "4096.0", "4_096", " 4096", "04096", "٤٠٩٦", "9" * 5000])
+def test_specs_that_are_no_size_are_refused(size):
+    for function in (bpe_size, vocabulary_size, load_tokenizer):
+        with pytest.raises(
+            UserError, match=f"^tokenizer {re.escape(repr(f'bpe:{size}'))} must be bpe:<vocabulary size>"
+        ):
+            function(f"bpe:{size}")
+
+
+def test_sizes_are_known_without_learning():
+    assert vocabulary_size("bpe:4096") == bpe_size("bpe:4096") == 4096
+    assert bpe_size("bpe:257") == 257
+    assert bpe_size(f"bpe:{MAX_IDS}") == MAX_IDS
+    assert bpe_size("bytes") is bpe_size("gpt2") is bpe_size("folder/bpe:4096") is None
+
+
+def test_a_tokenizer_to_be_learnt_cannot_be_loaded():
+    with pytest.raises(UserError, match=r"'bpe:4096' is learnt from a corpus .* beside the tokens of the corpus"):
         load_tokenizer("bpe:4096")
 
 
-def test_without_the_library_the_command_to_install_it_is_said(monkeypatch):
+def test_names_of_tokenizers_include_what_can_be_learnt():
+    with pytest.raises(UserError, match=r"'gtp2' is none of bytes, gpt2, .*, bpe:<vocabulary size>, nor a ranks file"):
+        load_tokenizer("gtp2")
+
+
+def test_a_missing_library_names_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"Hugging Face's tokenizers: pip install -r requirements-data\.txt"):
-        train_ranks([b"text"], 300)
+    with pytest.raises(UserError, match=r"bpe:300 needs .*pip install tokenizers, .*-r requirements-data.txt$"):
+        bpe.train_ranks([BY_HAND], 300)
 
 
-def test_shakespeare_packs_better_than_gpt2_at_a_quarter_of_its_vocabulary(learn, shared, gpt2):
-    text = Path(shared / "data" / "tiny_shakespeare.txt").read_bytes()
-    learnt = len(encode_bytes(learn(text, 12_000), text))
-    assert learnt < len(encode_bytes(gpt2, text))
+def test_ranks_survive_their_file(tmp_path):
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b" \n": 256, b"\xff\x00": 257, " é".encode(): 258}
+    path = tmp_path / "new" / "ranks.tiktoken"
+    bpe.write_ranks(dict(reversed(ranks.items())), path)
+    assert load_tokenizer(str(path))._mergeable_ranks == ranks
+    assert path.read_text().splitlines()[256:] == ["IAo= 256", "/wA= 257", "IMOp 258"]
+    assert [file.name for file in path.parent.iterdir()] == ["ranks.tiktoken"]
+
+
+def test_ranks_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "ranks.tiktoken"
+    bpe.write_ranks({b"a": 0}, path)
+    with pytest.raises(TypeError):
+        bpe.write_ranks({b"b": 0, "no bytes": 1}, path)
+    assert path.read_text() == "YQ== 0\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("size", [1, 7, 10])
+def test_samples_are_spread_evenly(size):
+    pieces = [number.to_bytes(2, "big") * (size // 2) + b"x" * (size % 2) for number in range(1000)]
+    for limit in (10 * size, 333 * size, 999 * size + size // 2):
+        kept = list(bpe.sample(iter(pieces), 1000 * size, limit))
+        assert len(kept) == limit // size
+        assert list(bpe.sample(iter(pieces), 1000 * size, limit)) == kept
+    if size > 1:
+        places = [int.from_bytes(piece[:2], "big") for piece in bpe.sample(pieces, 1000 * size, 10 * size)]
+        assert places == list(range(0, 1000, 100))
+
+
+def test_samples_are_bounded_and_do_not_prefer_short_pieces():
+    generator = random.Random(0)
+    pieces = [bytes(generator.choice([10, 1000])) for _ in range(20_000)]
+    total = sum(map(len, pieces))
+    kept = list(bpe.sample(pieces, total, total // 10))
+    assert total // 10 - 1000 <= sum(map(len, kept)) <= total // 10
+    assert 0.4 < sum(len(piece) == 10 for piece in kept) / len(kept) < 0.6
+
+
+def test_texts_that_fit_are_taken_whole():
+    pieces = [bytes(size) for size in (5, 0, 100, 1)]
+    assert list(bpe.sample(pieces, 106, 106)) == list(bpe.sample(pieces, 106)) == pieces
+
+
+def test_few_tokens_of_shakespeare_pack_much_of_the_rest_of_him(shared, learnt):
+    text = (shared / "data" / "tiny_shakespeare.txt").read_bytes()
+    train, val = text[:1_000_000], text[1_000_000:]
+    encoding = learnt(train, 1024)
+    assert encoding.n_vocab == 1024
+    assert 2.2 < len(val) / len(encode_bytes(encoding, val)) < 2.3
