@@ -21,9 +21,8 @@ from gpt_lightning.files import whole_file
 SAMPLE_BYTES = 1 << 26
 # The library takes 256 texts at a time: of 16 kB each, the bar moves every 4 MB.
 _TEXT_BYTES = 1 << 14
-# What GPT-2's pattern does not cut, as in DNA or base64, is cut here; merging in a word takes its length squared.
+# What GPT-2's pattern does not cut, as in DNA or base64, is cut here: merging in a word takes its length squared.
 _WORD_BYTES = 256
-_THREADS = "TOKENIZERS_PARALLELISM"  # what the library calls its threads in the environment
 # A pair of tokens that stands only once in the text tells nothing of other texts.
 _MIN_COUNT = 2
 
@@ -115,14 +114,12 @@ def _learn(pieces: Iterable[bytes], vocabulary: int):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    asked = os.environ.get(_THREADS)
-    os.environ[_THREADS] = asked or "true"
     try:
         tokenizer.train_from_iterator(_texts(pieces), trainer)
     finally:
-        # Processes forked from now on, as those of data loaders are, have none of the library's threads: unset, it
-        # would print a warning in each of them; "true", it would wait for ever in one that learns a tokenizer.
-        os.environ[_THREADS] = asked or "false"
+        # Processes forked from now on, as those of data loaders are, have none of the library's threads: left to itself
+        # it may print a warning in each of them, or wait for ever in one that learns a tokenizer.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return tokenizer
 
 

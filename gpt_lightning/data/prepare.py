@@ -79,7 +79,7 @@ def prepare(
     if holds_tokens(corpus) and (percents is not None or max_bytes is not None):
         raise UserError(f"{corpus} holds tokens that have their splits: leave out percents and max_bytes")
     directory = Path(corpus).expanduser()
-    ours = (directory / INDEX).is_file()
+    ours = _is_ours(directory)
     if not ours and (bins := find_bins(corpus)):
         encoding = load_tokenizer(tokenizer)
         tokens, identity = open_bins(bins, encoding.n_vocab, data_dir / "tokens")
@@ -99,7 +99,12 @@ def prepare(
 
 def holds_tokens(corpus: str) -> bool:
     """Whether a corpus is token files, ours or others', rather than text."""
-    return (Path(corpus).expanduser() / INDEX).is_file() or find_bins(corpus) is not None
+    return _is_ours(Path(corpus).expanduser()) or find_bins(corpus) is not None
+
+
+def _is_ours(directory: Path) -> bool:
+    # A directory of text may have an index.json too.
+    return (directory / INDEX).is_file() and any(directory.glob("*_000000.bin"))
 
 
 def what_is_wrong_with(percents: Sequence[int]) -> str | None:

@@ -6,6 +6,7 @@ Knows how to make one, to store one in a checkpoint and to encode bytes that are
 import base64
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +164,18 @@ def encode_bytes(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:
     Returns:
         (n,) unsigned integers.
     """
-    if encoding.n_vocab == 256 and all(encoding.decode_single_token_bytes(i) == bytes([i]) for i in range(256)):
+    if encoding.n_vocab == 256 and _is_raw_bytes(encoding):
         return np.frombuffer(data, np.uint8)
     try:
         text = data.decode()
     except UnicodeDecodeError:
         return _encode_invalid(encoding, data)
     return _encode_text(encoding, text)
+
+
+@lru_cache(maxsize=8)  # it takes longer than a short text
+def _is_raw_bytes(encoding: tiktoken.Encoding) -> bool:
+    return all(encoding.decode_single_token_bytes(i) == bytes([i]) for i in range(256))
 
 
 def _encode_invalid(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:

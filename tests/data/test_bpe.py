@@ -75,25 +75,16 @@ def test_pairs_that_occur_once_are_not_merged():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_texts_are_cut_and_merged_as_by_the_library_itself(seed, learnt):
-    from tokenizers import Regex, pre_tokenizers
-
+    tokenizers = pytest.importorskip("tokenizers")
+    # Words of the library's own pattern, which is GPT-2's; all of them shorter than what we cut.
+    library = tokenizers.ByteLevelBPETokenizer(add_prefix_space=False)
     train, held_out = random_text(seed, 20_000), random_text(seed + 100, 20_000)
-    encoding, library = learnt(train.encode(), 700), bpe._learn([train.encode()], 700)
-    byte = bpe.byte_of_character()
-    for before in (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(bpe.GPT2_PATTERN), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        ),
-    ):
-        library.pre_tokenizer = before
-        # Short texts too, since how a text ends matters to the pattern.
-        for text in [train, held_out, *(held_out[start : start + 9] for start in range(0, 9_000, 9))]:
-            theirs = [bytes(byte[c] for c in token) for token in library.encode(text).tokens]
-            assert [encoding.decode_single_token_bytes(i) for i in encoding.encode_ordinary(text)] == theirs
+    library.train_from_iterator([train], vocab_size=699, min_frequency=2, show_progress=False)
+    encoding, byte = learnt(train.encode(), 700), bpe.byte_of_character()
+    # Short texts too, since how a text ends matters to the pattern.
+    for text in [train, held_out, *(held_out[start : start + 9] for start in range(0, 9_000, 9))]:
+        theirs = [bytes(byte[c] for c in token) for token in library.encode(text).tokens]
+        assert [encoding.decode_single_token_bytes(i) for i in encoding.encode_ordinary(text)] == theirs
     assert len(encoding.encode_ordinary(held_out)) < len(held_out.encode()) / 1.5  # that is, there is much merged
 
 
@@ -122,10 +113,11 @@ def test_pieces_that_are_taken_in_parts_give_the_same(monkeypatch):
     assert list(ranks_of([make_text(30_000)], 300).items()) == list(whole.items())
 
 
-def test_text_without_words_is_learnt_in_time(never_waits):
-    generator = random.Random(0)
-    letters = bytes(generator.choice(b"ACGT") for _ in range(300_000))
-    assert len(ranks_of([letters], 600)) == 599
+def test_text_without_words_is_cut():
+    # In one word of a million letters merging takes minutes; here a longer word shows by tokens longer than 256.
+    assert list(ranks_of([b"ab" * 5_000], 265))[256:] == [b"ab" * (1 << doubled) for doubled in range(8)]
+    with pytest.raises(UserError, match=r"bpe:265$"):
+        ranks_of([b"ab" * 5_000], 266)
 
 
 def learn_600() -> list[tuple[bytes, int]]:
@@ -155,7 +147,7 @@ def test_processes_forked_afterwards_neither_warn_nor_hang(monkeypatch, start, c
     process, pipe = start(learn_in, make_text(50_000))
     assert pipe.recv() == 299
     process.join()
-    assert capfd.readouterr().err == ""
+    assert "forked" not in capfd.readouterr().err  # as older versions of the library warn
 
 
 def test_what_is_wrong_with_the_text_is_passed_on():
