@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchmarks import (
     largest_batch,
     loss_memory,
     peers,
+    preparing,
     recipe,
     scan_statistics,
     tokenising,
@@ -25,6 +27,7 @@ from benchmarks import (
 from benchmarks.calibration import judge, rebuilt
 from benchmarks.fresh_process import Meter, measured
 from benchmarks.side_by_side import print_table, take_turns
+from gpt_lightning.data.shards import SPLITS
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.model import GPT, GPTConfig
@@ -176,8 +179,19 @@ def test_both_ways_of_tokenising_give_the_same(tmp_path):
     tokenising.all_cores(text, "bytes", tmp_path / "ours", Meter(on_gpu=False))
     tokenising.one_thread(text, "bytes", tmp_path / "theirs", Meter(on_gpu=False))
     (directory,) = (tmp_path / "ours" / "tokens").glob("text*")
-    ours = np.concatenate([np.fromfile(directory / f"{split}.bin", np.uint16) for split in ("train", "val", "test")])
+    ours = np.concatenate([np.fromfile(directory / f"{split}_000000.bin", np.uint16) for split in SPLITS])
     assert ours.tobytes() == np.fromfile(tmp_path / "theirs", np.uint16).tobytes()
+
+
+@pytest.mark.parametrize("kind", [[], ["--jsonl"]])
+def test_a_text_of_any_size_is_prepared_and_opened(tmp_path, monkeypatch, capsys, kind):
+    arguments = ["--gigabytes", "0.001", "--tokenizer", "bytes", "--directory", str(tmp_path), *kind]
+    monkeypatch.setattr(sys, "argv", ["preparing", *arguments])
+    preparing.main()
+    found = re.search(r"memory +([\d,]+) MB .*\nopened +([\d,]+) tokens", capsys.readouterr().out)
+    memory, tokens = (int(number.replace(",", "")) for number in found.groups())
+    assert 50 < memory < 2_000
+    assert 900_000 < tokens < 1_400_000  # 90 % of the bytes of a megabyte and of what one repetition is too many
 
 
 def test_a_run_and_a_bare_loop_are_measured(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.data import describe
 from gpt_lightning.data import prepare as command
 from gpt_lightning.data.prepare import prepare
 from gpt_lightning.errors import UserError
@@ -35,26 +36,28 @@ def lines_of(texts) -> str:
     return "".join(json.dumps({"body": text}) + "\n" for text in texts)
 
 
-def test_records_are_prepared_described_and_trained_on_with_a_tokenizer_learnt_from_them(tmp_path):
+def test_records_are_prepared_described_and_trained_on_with_a_tokenizer_learnt_from_them(tmp_path, monkeypatch, capsys):
     pytest.importorskip("tokenizers")
     (tmp_path / "texts.jsonl").write_text(lines_of(f"the story of number {n}, which is told" for n in range(500)))
     options = ["--corpus", "texts.jsonl", "--text_key", "body", "--tokenizer", "bpe:300"]
-    prepared = call("-m", "gpt_lightning.data.prepare", *options, cwd=tmp_path)
-    assert prepared.returncode == 0, prepared.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["prepare", *options])
+    command.main()
+    prepared = capsys.readouterr().out
     (directory,) = tmp_path.glob("data/tokens/texts_jsonl-bpe300-*")
-    assert prepared.stdout.startswith(f"In {directory.relative_to(tmp_path)}:\n")
-    command = prepared.stdout.splitlines()[-1].removeprefix("Train on it with  python train.py fit ")
-    assert command == "--data.corpus texts.jsonl --data.tokenizer bpe:300 --data.text_key body"
+    assert prepared.startswith(f"In {directory.relative_to(tmp_path)}:\n")
+    train = prepared.splitlines()[-1].removeprefix("Train on it with  python train.py fit ")
+    assert train == "--data.corpus texts.jsonl --data.tokenizer bpe:300 --data.text_key body"
 
-    described = call("-m", "gpt_lightning.data.describe", *options, cwd=tmp_path)
-    assert described.returncode == 0, described.stderr
+    describe.main()
+    described = capsys.readouterr().out
     sizes = {
         name: count["documents"] for name, count in json.loads((directory / "index.json").read_text())["splits"].items()
     }
-    assert re.search(rf"^train +{sizes['train']} +", described.stdout, re.MULTILINE)
-    assert re.search(rf"^all +{sum(sizes.values())} +", described.stdout, re.MULTILINE)
+    assert re.search(rf"^train +{sizes['train']} +", described, re.MULTILINE)
+    assert re.search(rf"^all +{sum(sizes.values())} +", described, re.MULTILINE)
 
-    trained = call(*TRAIN, *command.split(), cwd=tmp_path)
+    trained = call(*TRAIN, *train.split(), cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     # A directory of tokens is a corpus too: here from another place, without the text.
     (tmp_path / "texts.jsonl").unlink()

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -74,45 +72,36 @@ def test_documents_are_counted_and_separated_across_packs_and_shards(tmp_path, b
     assert all(bounds)
 
 
-KILL = """
-import os, sys
-from pathlib import Path
-from gpt_lightning.data import segments, shards
-from gpt_lightning.data.corpora import find_corpus
-from gpt_lightning.data.token_files import prepare_token_files
-from gpt_lightning.data.tokenizer import load_tokenizer
-segments.SEGMENT_BYTES, shards.SHARD_BYTES = 1000, 10_000
-encode, calls = shards.encode_bytes, []
-def counted(encoding, data):
-    calls.append(data)
-    if len(calls) == int(sys.argv[4]):
-        os.kill(os.getpid(), 9)
-    return encode(encoding, data)
-shards.encode_bytes = counted
-corpus = find_corpus(sys.argv[1], Path(sys.argv[3]))
-prepare_token_files(corpus, load_tokenizer(sys.argv[2]), Path(sys.argv[3]))
-print(len(calls))
-"""
+def prepare_until(pipe, tmp_path, encoding, kill_at: int) -> None:
+    """Prepares in a process of its own, and tells how many pieces it tokenised, unless it kills itself before one."""
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        if len(calls) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return encode_bytes(*args)
+
+    shards.encode_bytes = counted
+    prepare(tmp_path, encoding)
+    pipe.send(len(calls))
 
 
-def test_a_killed_preparation_goes_on_and_writes_the_same(tmp_path, ranks_file):
+def test_a_killed_preparation_goes_on_and_writes_the_same(tmp_path, bpe, start):
     """kill -9 at three places; the last process tokenises only what was not finished."""
     (tmp_path / "text.txt").write_bytes(make_text(60_000))
-    whole = contents(prepare(tmp_path, load_tokenizer(str(ranks_file)), where="whole"))
-
-    def run(kill_at: int) -> subprocess.CompletedProcess:
-        arguments = [str(tmp_path / "text.txt"), str(ranks_file), str(tmp_path / "data"), str(kill_at)]
-        return subprocess.run([sys.executable, "-c", KILL, *arguments], capture_output=True, text=True)
-
+    whole = contents(prepare(tmp_path, bpe, where="whole"))
     for kill_at in (3, 30, 25):  # before the first shard, after two, after two more
-        assert run(kill_at).returncode == -signal.SIGKILL
+        process, _ = start(prepare_until, tmp_path, bpe, kill_at)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         (partial,) = (tmp_path / "data" / "tokens").glob(".partial-*")
     noted = json.loads((partial / "progress.json").read_text())
     assert len(noted["splits"]["train"]["shards"]) >= 3
-    last = run(0)
-    assert last.returncode == 0, last.stderr
+    process, pipe = start(prepare_until, tmp_path, bpe, 0)
     pieces = 62  # of 1,000 bytes or a little less
-    assert int(last.stdout) + noted["packs"] in range(pieces - 4, pieces + 4)
+    assert pipe.recv() + noted["packs"] in range(pieces - 4, pieces + 4)
+    process.join()
     (directory,) = (path for path in (tmp_path / "data" / "tokens").iterdir() if path.is_dir())
     assert contents(directory) == whole
 
