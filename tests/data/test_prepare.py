@@ -102,6 +102,20 @@ def test_a_dataset_is_streamed_and_then_needed_no_more(tmp_path, monkeypatch):
         prepare(*arguments, max_bytes=1000)
 
 
+def test_a_dataset_that_is_asked_for_something_else_is_another_text(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "stories").mkdir()
+    (tmp_path / "stories" / "train.jsonl").write_text(
+        "".join(json.dumps({"body": f"story {n} " * 20, "title": f"title {n}"}) + "\n" for n in range(300))
+    )
+    arguments = (f"hf:{tmp_path}/stories", "bytes", tmp_path / "data")
+    places = {prepare(*arguments, "body").place, prepare(*arguments, "title").place}
+    places |= {prepare(*arguments, "body", 30_000).place, prepare(*arguments, "body", percents=[80, 10, 10]).place}
+    (tmp_path / "stories" / "train.jsonl").write_text(lines_of(f"other {n} " * 20 for n in range(300)))
+    places.add(prepare(*arguments, "body").place)
+    assert len(places) == 5
+
+
 def test_tokens_keep_their_splits_and_their_tokenizer(tmp_path, ranks_file):
     (tmp_path / "text.txt").write_bytes(make_text(5_000))
     place = prepare(str(tmp_path / "text.txt"), str(ranks_file), tmp_path / "data").place
@@ -122,6 +136,8 @@ def test_a_tokenizer_is_learnt_from_the_training_text_alone(tmp_path):
     encoding = prepare(str(tmp_path / "text.txt"), "bpe:271", tmp_path / "data").encoding
     assert len(encoding.encode_ordinary(" gamma")) == 1
     assert len(encoding.encode_ordinary(" omega")) > 3
+    with pytest.raises(UserError, match="largest possible is --data.tokenizer bpe:271"):
+        prepare(str(tmp_path / "text.txt"), "bpe:272", tmp_path / "data")
 
 
 @pytest.mark.parametrize(
