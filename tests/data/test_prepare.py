@@ -136,7 +136,7 @@ def test_a_tokenizer_is_learnt_from_the_training_text_alone(tmp_path):
     encoding = prepare(str(tmp_path / "text.txt"), "bpe:271", tmp_path / "data").encoding
     assert len(encoding.encode_ordinary(" gamma")) == 1
     assert len(encoding.encode_ordinary(" omega")) > 3
-    with pytest.raises(UserError, match="largest possible is --data.tokenizer bpe:271"):
+    with pytest.raises(UserError, match=r"largest possible is --data.tokenizer bpe:271"):
         prepare(str(tmp_path / "text.txt"), "bpe:272", tmp_path / "data")
 
 
