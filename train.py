@@ -43,6 +43,7 @@ from gpt_lightning.checkpoint import (
     load_checkpoint,
     read_checkpoint,
     saved_config,
+    saved_tokenizer,
     trained_on,
 )
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
@@ -51,7 +52,7 @@ from gpt_lightning.data.corpora import NAMED_CORPORA, full_path, may_share_text
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.hf import PREFIX
 from gpt_lightning.data.prepare import holds_tokens
-from gpt_lightning.data.tokenizer import same_tokenizer, tokenizer_state, vocabulary_size
+from gpt_lightning.data.tokenizer import bpe_size, same_tokenizer, tokenizer_state, vocabulary_size
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_name
 from gpt_lightning.interpret.alarms import what_is_wrong
@@ -117,6 +118,7 @@ class GPTCLI(LightningCLI):
         # as theirs wants neither the resume nor the hardware of this run.
         self.run_dir, self.checkpoint, self.lock = runs.new_run(experiment_dir), None, None
         self.resume_step, self.purge_step, self.stopped_by, self.initial = None, None, None, None
+        self.tokenizer = None
         content = None if config.ckpt_path is None else self.find_checkpoint(config, experiment_dir)
         self.given_vocabulary = config.model.gpt.vocab_size
         fill_vocabulary(config, None if content is None else saved_config(content).vocab_size)
@@ -124,12 +126,15 @@ class GPTCLI(LightningCLI):
             take_sizes(config, saved_config(content))  # what the run began with may be gone by now
         elif config.model.init_from is not None:
             self.initial = load_checkpoint(config.model.init_from, config.data.tokenizer)
+            self.tokenizer = self.initial.encoding
             take_sizes(config, self.initial.model.config)
         try:
             gpt = GPTConfig(**vars(config.model.gpt))
         except ValueError as error:
             raise UserError(f"model.gpt: {error}.") from error
         if content is not None:
+            if bpe_size(config.data.tokenizer) is not None:  # it was learnt from that run's corpus
+                self.tokenizer = saved_tokenizer(content, self.checkpoint)
             self.resume_from(content, gpt)
         elif self.subcommand != "fit" and self.initial is None:
             raise UserError(f"{self.subcommand} needs a checkpoint: --ckpt_path last, best or a file.")
@@ -258,6 +263,7 @@ class GPTCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """However a run ends, say how to go on; after a signal, end with the customary status."""
         try:
+            self.datamodule.learnt = self.tokenizer
             if self.initial is not None:
                 self.begin_with(self.initial)
             super()._run_subcommand(subcommand)

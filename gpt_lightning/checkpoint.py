@@ -118,6 +118,14 @@ def trained_on(checkpoint: dict[str, Any]) -> str | None:
     return None
 
 
+def saved_tokenizer(checkpoint: dict[str, Any], path: str | Path) -> tiktoken.Encoding:
+    """The tokenizer in a checkpoint; UserError if it is none."""
+    try:
+        return tokenizer_from_state(checkpoint[DATA_KEY]["tokenizer"])
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"The tokenizer in {path} is none: {error}.") from error
+
+
 def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedCheckpoint:
     """Load the network and what is needed to use it.
 
@@ -141,15 +149,10 @@ def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedChe
     check_weights(checkpoint, path)  # before memory for the sizes is asked for
     model = GPT(saved_config(checkpoint))
     model.load_state_dict(network_weights(checkpoint))
-    data = checkpoint[DATA_KEY]
-    sequences = data.get("validation_sequences")
-    try:
-        encoding = tokenizer_from_state(data["tokenizer"])
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"The tokenizer in {path} is none: {error}.") from error
+    sequences = checkpoint[DATA_KEY].get("validation_sequences")
     return LoadedCheckpoint(
         model=model.eval(),
-        encoding=encoding,
+        encoding=saved_tokenizer(checkpoint, path),
         step=checkpoint["global_step"],
         validation_sequences=None if sequences is None or len(sequences) == 0 else sequences.long(),
         scans=[scan for scan in scans_in(checkpoint) if scan["step"] < checkpoint["global_step"]],

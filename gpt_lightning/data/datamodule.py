@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiktoken
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
@@ -25,7 +26,8 @@ class TextDataModule(LightningDataModule):
     """Text as batches `(inputs, targets)` of int64 (B, T), targets being inputs shifted by one.
 
     After `setup` it has `encoding` (tiktoken.Encoding), `tokens` (arrays by the names train, val and test) and
-    `token_byte_lengths` ((vocabulary,) int64, the bytes of text in each token id).
+    `token_byte_lengths` ((vocabulary,) int64, the bytes of text in each token id). If `learnt` is set before, to the
+    tokenizer of a checkpoint, then that is the one that bpe:<vocabulary size> means, whatever the corpus is.
 
     Args:
         corpus: Text to train on: pydoc (Python's own documentation, no download), shakespeare, enwik8; a file, glob or
@@ -92,6 +94,7 @@ class TextDataModule(LightningDataModule):
         self.tokens: dict[str, Tokens] = {}
         self._text: dict[str, Any] = {}
         self._prepared: Prepared | None = None
+        self.learnt: tiktoken.Encoding | None = None
 
     def prepare_data(self) -> None:
         """Downloads and tokenises, once; of processes that do it at the same time one does and the others wait.
@@ -224,7 +227,9 @@ class TextDataModule(LightningDataModule):
             raise UserError("data.context_length is not set: set it, or take it from the model as train.py does")
         if self._prepared is None:
             h = self.hparams
-            self._prepared = prepare(h.corpus, h.tokenizer, self._data_dir, h.text_key, h.max_bytes, h.percents)
+            self._prepared = prepare(
+                h.corpus, h.tokenizer, self._data_dir, h.text_key, h.max_bytes, h.percents, self.learnt
+            )
             self.encoding = self._prepared.encoding
         return self._prepared
 

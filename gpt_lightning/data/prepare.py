@@ -66,10 +66,11 @@ def prepare(
     text_key: str = "text",
     max_bytes: int | None = None,
     percents: Sequence[int] | None = None,
+    learnt: tiktoken.Encoding | None = None,
 ) -> Prepared:
     """Tokenise a corpus unless that was done before, and map its tokens into memory.
 
-    The arguments are those of `TextDataModule`.
+    The arguments are those of `TextDataModule`; `learnt` is what bpe:<vocabulary size> means if it has that size.
 
     Raises:
         UserError: the corpus, the tokenizer or `data_dir` cannot be used.
@@ -91,7 +92,12 @@ def prepare(
         if percents is not None:
             found = replace(found, percents=tuple(percents))
         size = bpe_size(tokenizer)
-        encoding = load_tokenizer(tokenizer) if size is None else _learnt(found, size, data_dir / "tokens")
+        if size is None:
+            encoding = load_tokenizer(tokenizer)
+        elif learnt is not None and learnt.n_vocab == size:
+            encoding = learnt
+        else:
+            encoding = _learn(found, size, data_dir / "tokens")
         directory = prepare_token_files(found, encoding, data_dir)
     tokens = open_token_files(directory)
     return Prepared(encoding, tokens, directory, text_identity(directory), read_index(directory)["splits"])
@@ -134,7 +140,7 @@ def _tokenizer_of(directory: Path, tokenizer: str) -> tiktoken.Encoding:
     return encoding
 
 
-def _learnt(corpus: Corpus, size: int, home: Path) -> tiktoken.Encoding:
+def _learn(corpus: Corpus, size: int, home: Path) -> tiktoken.Encoding:
     """A tokenizer learnt from the training text of a corpus, unless that was done before."""
     text = identify(corpus, home)
     key = hashlib.sha256(json.dumps([text.digest, corpus.percents, size, SAMPLE_BYTES]).encode()).hexdigest()[:16]

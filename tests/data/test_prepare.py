@@ -67,7 +67,13 @@ def test_records_are_prepared_described_and_trained_on_with_a_tokenizer_learnt_f
     runs = [tmp_path / f"runs/default/version_{number}/checkpoints/last.ckpt" for number in (0, 1)]
     weights = [torch.load(path, weights_only=True)["state_dict"] for path in runs]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    # And the checkpoint needs neither.
+    # On another text the checkpoint's tokenizer goes on to be what bpe:300 means.
+    (tmp_path / "other.txt").write_text("the number of the story, which is told again")
+    other = ["--ckpt_path", runs[1], "--data.corpus=other.txt", "--data.tokenizer=bpe:300"]
+    tested = call(TRAIN[0], "test", *TRAIN[3:], *other, cwd=tmp_path)
+    assert tested.returncode == 0, tested.stderr
+    assert "Tests on all of other.txt, which the checkpoint was not trained on." in tested.stderr
+    # And to write text the checkpoint needs neither.
     sampled = call(REPO / "generate.py", "--checkpoint", runs[1], "--prompt=the", "--tokens=5", cwd=tmp_path)
     assert sampled.returncode == 0, sampled.stderr
 
