@@ -7,6 +7,7 @@ where it was when it is called again.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import shlex
@@ -153,6 +154,9 @@ def _learn(corpus: Corpus, size: int, home: Path) -> tiktoken.Encoding:
         make_once(path, make)
     except OSError as error:
         raise UserError(f"{home} cannot be written ({error}): make room or choose another --data.data_dir") from error
+    finally:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()  # if nothing was learnt
     return load_tokenizer(str(path))
 
 

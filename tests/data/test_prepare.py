@@ -144,6 +144,7 @@ def test_a_tokenizer_is_learnt_from_the_training_text_alone(tmp_path):
     assert len(encoding.encode_ordinary(" omega")) > 3
     with pytest.raises(UserError, match=r"largest possible is --data.tokenizer bpe:271"):
         prepare(str(tmp_path / "text.txt"), "bpe:272", tmp_path / "data")
+    assert len(list((tmp_path / "data" / "tokens").glob("bpe-*"))) == 1  # nothing is left of what could not be learnt
 
 
 @pytest.mark.parametrize(
