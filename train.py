@@ -167,7 +167,7 @@ class GPTCLI(LightningCLI):
         """Find the checkpoint that `--ckpt_path` names; return its content."""
         path, config.ckpt_path = config.ckpt_path, None
         if path == "last":
-            self.checkpoint, content = newest_whole(runs.last_run(experiment_dir))
+            self.checkpoint, content = newest_undamaged(runs.last_run(experiment_dir))
         else:
             self.checkpoint = runs.last_run(experiment_dir) / runs.BEST if path == "best" else Path(path)
             content = read_checkpoint(self.checkpoint)
@@ -353,7 +353,7 @@ def check_numbers(trainer: Namespace) -> None:
         )
 
 
-def newest_whole(run: Path) -> tuple[Path, dict[str, Any]]:
+def newest_undamaged(run: Path) -> tuple[Path, dict[str, Any]]:
     """The last checkpoint of a run, or the one before it if that is damaged, and its content.
 
     Raises:

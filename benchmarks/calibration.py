@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from gpt_lightning.data.datamodule import TextDataModule
-from gpt_lightning.files import whole_file
+from gpt_lightning.files import atomic_file
 from gpt_lightning.interpret.advice import ALARMS
 from gpt_lightning.interpret.alarms import layer_alarms
 from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS, DepthScanResult
@@ -135,7 +135,7 @@ def train(args: argparse.Namespace) -> None:
             continue
         scans = run(args.corpus, args.tokenizer, args.data_dir, condition, seed, args.steps)
         about = {"corpus": Path(args.corpus).stem, "tokenizer": args.tokenizer, "condition": condition, "seed": seed}
-        with whole_file(args.output / name) as file:
+        with atomic_file(args.output / name) as file:
             file.write(json.dumps(about | {"scans": scans}).encode())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.cli import SaveConfigCallback
 
-from gpt_lightning.files import whole_file
+from gpt_lightning.files import atomic_file
 
 
 class SaveConfig(SaveConfigCallback):
@@ -14,5 +14,5 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Called by Lightning once, on rank zero."""
         text = self.parser.dump(self.config, skip_none=False)
-        with whole_file(Path(trainer.default_root_dir) / self.config_filename) as file:
+        with atomic_file(Path(trainer.default_root_dir) / self.config_filename) as file:
             file.write(text.encode())

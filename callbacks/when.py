@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.figures import figure_to_array, figure_to_png
 from gpt_lightning.interpret.redraw import Drawn
-from gpt_lightning.sharding import whole_network
+from gpt_lightning.sharding import gathered_network
 
 RGBA = 4  # TensorBoard's number for that kind of pixels
 
@@ -44,7 +44,7 @@ class ValidationCallback(L.Callback):
             return  # a run that was stopped may validate the same weights twice
         due = (self._validations + 1) % self.every_n_validations == 0
         if due:
-            with whole_network(pl_module):
+            with gathered_network(pl_module):
                 if trainer.is_global_zero:
                     self.look(trainer, pl_module, step)
         # Not before: what a look that failed leaves undone, a resumed run does again.

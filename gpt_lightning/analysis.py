@@ -16,7 +16,7 @@ from gpt_lightning.checkpoint import LoadedCheckpoint, load_checkpoint
 from gpt_lightning.data.tokenizer import encode_bytes, same_tokenizer, tokenizer_state
 from gpt_lightning.device import choose_device
 from gpt_lightning.errors import UserError
-from gpt_lightning.files import whole_file
+from gpt_lightning.files import atomic_file
 from gpt_lightning.interpret import figures, galleries, plots
 from gpt_lightning.interpret.ablation import interval
 from gpt_lightning.interpret.hover import attention_explorer
@@ -81,7 +81,7 @@ def analyse(
             bar.update()
 
         def write(name: str, content: bytes) -> None:
-            with whole_file(output / name) as file:
+            with atomic_file(output / name) as file:
                 file.write(content)
             written.append(output / name)
 

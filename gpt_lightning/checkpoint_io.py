@@ -12,7 +12,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from gpt_lightning import runs
 from gpt_lightning.errors import UserError
-from gpt_lightning.files import whole_file
+from gpt_lightning.files import atomic_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -28,7 +28,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         previous = path.with_name(runs.PREVIOUS.name) if path.name == runs.LAST.name else None
         try:
-            with whole_file(path, previous) as file:
+            with atomic_file(path, previous) as file:
                 torch.save(checkpoint, file)
         # torch hides the OSError of a file that can't be written behind a RuntimeError of its own.
         except (OSError, RuntimeError) as error:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gpt_lightning.errors import UserError
 from gpt_lightning.loss import next_token_loss
 from gpt_lightning.model import GPT
-from gpt_lightning.sharding import whole
+from gpt_lightning.sharding import full_tensor
 
 WINDOW = 50  # optimiser steps that say what is usual
 AT_LEAST = 5  # as many of them must be known before anything can be called a spike
@@ -59,10 +59,10 @@ NO_FAULT = Fault(Kind.NONE, "")
 # ---- finding
 
 
-def part(name: str) -> str:
+def describe_parameter(name: str) -> str:
     """The name of a parameter or module, and the part of the network that it belongs to.
 
-    >>> part("blocks.3.mlp.down.weight")
+    >>> describe_parameter("blocks.3.mlp.down.weight")
     "blocks.3.mlp.down.weight (layer 3's MLP)"
     """
     # Without what wraps a block for activation checkpointing.
@@ -104,7 +104,7 @@ def bad_tensors(named: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
     if not named:
         return []
     # One look at the device for all of them.
-    finite = torch.stack([whole(values.isfinite().all()) for _, values in named]).tolist()
+    finite = torch.stack([full_tensor(values.isfinite().all()) for _, values in named]).tolist()
     return [pair for pair, is_finite in zip(named, finite, strict=True) if not is_finite]
 
 
@@ -120,7 +120,7 @@ def bad_values(named: Iterable[tuple[str, Tensor]]) -> str | None:
         return None
     name, values = bad[0]
     more = f"; so have {len(bad) - 1} other parameters" if len(bad) > 1 else ""
-    return f"{part(name)} has {not_finite(whole(values))}{more}"
+    return f"{describe_parameter(name)} has {not_finite(full_tensor(values))}{more}"
 
 
 def bad_optimizer_states(states: list[dict[str, Any]]) -> str | None:
@@ -128,7 +128,7 @@ def bad_optimizer_states(states: list[dict[str, Any]]) -> str | None:
     parameters = [parameter for state in states for parameter in state["state"].values()]
     named = [(name, value) for values in parameters for name, value in values.items() if isinstance(value, Tensor)]
     bad = bad_tensors(named)
-    return f"{bad[0][0]} has {not_finite(whole(bad[0][1]))}" if bad else None
+    return f"{bad[0][0]} has {not_finite(full_tensor(bad[0][1]))}" if bad else None
 
 
 def gradients(gpt: nn.Module) -> list[tuple[str, Tensor]]:
@@ -144,16 +144,16 @@ def bad_gradients(gpt: nn.Module) -> str | None:
         return None
     name, values = bad[-1]
     more = f"; so have {len(bad) - 1} parameters before it, to which backward comes later" if len(bad) > 1 else ""
-    return f"{part(name)} has {not_finite(whole(values))}{more}"
+    return f"{describe_parameter(name)} has {not_finite(full_tensor(values))}{more}"
 
 
 def largest_gradient(gpt: nn.Module) -> str:
     """Where the gradient with the largest absolute value is."""
-    largest = [(whole(gradient.abs().max()).item(), name) for name, gradient in gradients(gpt)]
+    largest = [(full_tensor(gradient.abs().max()).item(), name) for name, gradient in gradients(gpt)]
     if not largest:
         return "there is no gradient"
     value, name = max(largest)
-    return f"the largest gradient, {value:.4g}, is in {part(name)}"
+    return f"the largest gradient, {value:.4g}, is in {describe_parameter(name)}"
 
 
 @torch.no_grad()
@@ -165,9 +165,9 @@ def bad_output(gpt: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> str:
     def look(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
         largest = output.abs().max().item()
         if not bad and not math.isfinite(largest):
-            bad.append(f"{part(name)}, with {not_finite(output)}")
+            bad.append(f"{describe_parameter(name)}, with {not_finite(output)}")
         elif not bad and not huge and largest > HUGE:
-            huge.append(f"; the first above {HUGE:,.0f} is that of {part(name)}, with {largest:.4g}")
+            huge.append(f"; the first above {HUGE:,.0f} is that of {describe_parameter(name)}, with {largest:.4g}")
 
     handles = [m.register_forward_hook(partial(look, name)) for name, m in gpt.named_modules() if name]
     try:
@@ -226,7 +226,7 @@ def nonfinite(
 # ---- deciding
 
 
-class Usual:
+class RunningMedian:
     """What a figure has been over the last optimiser steps: their median.
 
     Args:
@@ -262,7 +262,7 @@ class StepWatch:
         self.choices = {Kind.NONE: "take", Kind.SPIKE: on_spike, Kind.OVERFLOW: "wait", Kind.WEIGHTS: "stop"}
         self.choices |= dict.fromkeys((Kind.NORM, Kind.GRADIENTS, Kind.LOSS), on_nonfinite)
         self.spike_factor = spike_factor
-        self.norm, self.loss = Usual(LEAST_NORM), Usual(LEAST_LOSS)
+        self.norm, self.loss = RunningMedian(LEAST_NORM), RunningMedian(LEAST_LOSS)
         self.skipped = 0  # optimiser steps in the whole run
         self.skipped_in_a_row = 0  # up to now
 

@@ -20,7 +20,7 @@ def is_name(text: str) -> bool:
 
 
 @contextmanager
-def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """A binary file to write to; it becomes `path` by a rename when the block ends well, and vanishes otherwise.
 
     The temporary name is beside `path`, so that the rename stays within one file system. Missing directories are made.

@@ -39,7 +39,7 @@ from gpt_lightning.faults import (
 from gpt_lightning.loss import IGNORED, next_token_loss
 from gpt_lightning.model import GPT, Block, GPTConfig
 from gpt_lightning.optim import SCHEDULES, build_optimizer, parameter_groups
-from gpt_lightning.sharding import number_as_network, reshard, shard, share_as, whole
+from gpt_lightning.sharding import full_tensor, number_as_network, reshard, shard, sharded_like
 
 Batch = tuple[Tensor, Tensor]  # inputs and targets, (B, T) int64 each; targets of -100 do not count
 # What it takes to say what was wrong with a batch: its loss as backward got it, the batch (None if it was trained on
@@ -249,7 +249,7 @@ class GPTModule(L.LightningModule):
             self.unstepped_losses = None
         if self.unstepped_gradients is not None:
             for parameter, gradient in zip(self.model.parameters(), self.unstepped_gradients, strict=True):
-                parameter.grad = None if gradient is None else share_as(gradient, parameter)
+                parameter.grad = None if gradient is None else sharded_like(gradient, parameter)
             self.unstepped_gradients = None
 
     def seed_dropout(self, number: int) -> None:
@@ -288,15 +288,15 @@ class GPTModule(L.LightningModule):
         losses = self.losses(window)
         parameters = [p for p in self.trainer.precision_plugin.main_params(optimizer) if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters])
-        figures = [whole(norm).to(losses), losses.mean()]
+        figures = [full_tensor(norm).to(losses), losses.mean()]
         if self.completes_logged_step():  # a bad weight that the batches of a step don't meet shows in nothing else
-            figures.append(whole(get_total_norm(self.model.parameters())).to(losses))
+            figures.append(full_tensor(get_total_norm(self.model.parameters())).to(losses))
         # The one time in a step that the CPU waits for the device.
         figures = self.trainer.strategy.reduce(torch.stack(figures), reduce_op="mean").tolist()
         mean_norm, mean_loss, *_ = figures
         fault = NO_FAULT
         if not all(map(math.isfinite, figures)):
-            fault = self.worst_on_any_rank(self.nonfinite_here(window, losses, whole(norm), optimizer))
+            fault = self.worst_on_any_rank(self.nonfinite_here(window, losses, full_tensor(norm), optimizer))
         if fault.kind == Kind.NONE:
             fault = self.watch.spike(self.model, self.global_step, mean_norm, mean_loss)
         takes = self.watch.takes(fault)
@@ -451,7 +451,9 @@ class GPTModule(L.LightningModule):
             self.put_back_unstepped()  # they still wait for the first batch, if this is a validation that was due
             # Ranks take the mean of their gradients when they step; only rank zero's checkpoint is kept, so do it now.
             mean, gradients = self.trainer.strategy.reduce, [parameter.grad for parameter in self.model.parameters()]
-            checkpoint["unstepped_gradients"] = [g if g is None else mean(whole(g).clone()).cpu() for g in gradients]
+            checkpoint["unstepped_gradients"] = [
+                g if g is None else mean(full_tensor(g).clone()).cpu() for g in gradients
+            ]
             checkpoint["unstepped_losses"] = [mean(loss.clone()).cpu() for loss, _, _ in self.window]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

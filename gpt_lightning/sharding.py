@@ -31,12 +31,12 @@ def reshard(gpt: nn.Module) -> None:
         gpt.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor put together from its shares; for every process to call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def share_as(tensor: Tensor, parameter: Tensor) -> Tensor:
+def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """What this process keeps of a tensor, if it keeps a share of `parameter`; on its device."""
     tensor = tensor.to(parameter.device)
     if isinstance(parameter, DTensor):
@@ -45,7 +45,7 @@ def share_as(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 @contextmanager
-def whole_network(pl_module: L.LightningModule) -> Iterator[None]:
+def gathered_network(pl_module: L.LightningModule) -> Iterator[None]:
     """For rank zero to use `pl_module.model` alone: if that is shared out, it has a whole copy there meanwhile."""
     shared = pl_module.model
     if isinstance(shared, FSDPModule):

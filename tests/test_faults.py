@@ -20,7 +20,7 @@ from gpt_lightning import runs
 from gpt_lightning.checkpoint import load_checkpoint, read_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.errors import UserError
-from gpt_lightning.files import whole_file
+from gpt_lightning.files import atomic_file
 from gpt_lightning.torch_files import DamagedCheckpoint
 from tests.command_line import TINY, command, environment, run
 from tests.conftest import REPO
@@ -188,8 +188,8 @@ def test_a_killed_save_leaves_the_file_before_it_and_its_rest_is_removed_by_the_
     path = tmp_path / "checkpoints/last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
     script = (
-        "import os, signal, sys; from pathlib import Path; from gpt_lightning.files import whole_file\n"
-        "with whole_file(Path(sys.argv[1])) as file:\n"
+        "import os, signal, sys; from pathlib import Path; from gpt_lightning.files import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])) as file:\n"
         "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", script, path], cwd=REPO)
@@ -206,7 +206,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path):
     path.write_bytes(b"before")
 
     def write() -> None:
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             file.write(b"half")
             raise OSError(28, "No space left on device")
 

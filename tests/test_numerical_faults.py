@@ -542,7 +542,7 @@ def test_gradients_are_clipped_as_pytorch_does_it(tmp_path, corpus_file, algorit
 
 def test_every_parameter_belongs_to_a_part_of_the_network():
     gpt = GPT(GPTConfig(n_layer=1, n_head=1, d_model=4, context_length=4, vocab_size=4, tie_weights=False))
-    assert {faults.part(name).split("(")[1] for name, _ in gpt.named_parameters()} == {
+    assert {faults.describe_parameter(name).split("(")[1] for name, _ in gpt.named_parameters()} == {
         "the embedding)",
         "layer 0's attention)",
         "layer 0's MLP)",
@@ -552,11 +552,11 @@ def test_every_parameter_belongs_to_a_part_of_the_network():
 
 
 def test_what_lasts_becomes_usual():
-    usual = faults.Usual(least=0.1)
+    usual = faults.RunningMedian(least=0.1)
     for value in (*[1.0] * 30, *[100.0] * 31, NAN, INF):
         usual.remember(value)
     assert usual.times(200) == 2  # of the last 50, 31 are 100
-    assert faults.Usual(0.1).times(1e9) == 0
+    assert faults.RunningMedian(0.1).times(1e9) == 0
 
 
 def test_what_is_known_of_earlier_steps_survives_a_checkpoint():

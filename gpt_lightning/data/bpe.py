@@ -14,7 +14,7 @@ from tqdm import tqdm
 from gpt_lightning.data.segments import last_cut
 from gpt_lightning.data.tokenizer import GPT2_PATTERN, bpe_size
 from gpt_lightning.errors import UserError
-from gpt_lightning.files import whole_file
+from gpt_lightning.files import atomic_file
 
 # Learning takes some 80 bytes of memory for each byte of words that differ. In Chinese nearly all do, which makes 5 GB
 # of this; in English few do. Ten million words of English are plenty for the commonest 50,000 parts of words.
@@ -79,7 +79,7 @@ def write_ranks(ranks: dict[bytes, int], path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
             file.write(b"%s %d\n" % (base64.b64encode(token), rank))
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from gpt_lightning.data.segments import CORPUS_CHANGED, Pack
 from gpt_lightning.data.tokenizer import END_OF_TEXT, encode_bytes
 from gpt_lightning.errors import UserError
-from gpt_lightning.files import whole_file
+from gpt_lightning.files import atomic_file
 
 SPLITS = ("train", "val", "test")
 PROGRESS = "progress.json"
@@ -140,7 +140,7 @@ def _read_progress(directory: Path, dtype: np.dtype) -> dict[str, Any]:
 def _note(progress: dict[str, Any], files: Iterable[BinaryIO], directory: Path) -> None:
     for file in files:
         _to_disk(file)  # before the note that says so
-    with whole_file(directory / PROGRESS) as file:
+    with atomic_file(directory / PROGRESS) as file:
         file.write(json.dumps(progress, indent=2).encode())
 
 

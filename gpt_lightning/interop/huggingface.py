@@ -9,7 +9,7 @@ from safetensors.torch import save
 
 from gpt_lightning.data.tokenizer import END_OF_TEXT, GPT2_VOCABULARY_SIZE
 from gpt_lightning.errors import UserError
-from gpt_lightning.files import whole_file
+from gpt_lightning.files import atomic_file
 from gpt_lightning.interop.gpt2_names import fill, weights_by_their_names
 from gpt_lightning.interop.json_files import read_json
 from gpt_lightning.interop.tokenizer import save_tokenizer
@@ -85,9 +85,9 @@ def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encod
         **dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text),
         "torch_dtype": "float32",
     }
-    with whole_file(directory / WEIGHTS) as file:
+    with atomic_file(directory / WEIGHTS) as file:
         file.write(save(weights, metadata={"format": "pt"}))
-    with whole_file(directory / CONFIG) as file:
+    with atomic_file(directory / CONFIG) as file:
         file.write(json.dumps(config, indent=2).encode() + b"\n")
     files = [directory / CONFIG, directory / WEIGHTS]
     return files if encoding is None else [*files, save_tokenizer(encoding, directory)]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.files import whole_file
+from gpt_lightning.files import atomic_file
 from gpt_lightning.interop.json_files import read_json
 from gpt_lightning.interop.tokenizer import save_tokenizer
 from gpt_lightning.interop.weights import WeightFiles
@@ -29,9 +29,9 @@ def save_plain(model: GPT, directory: str | Path, encoding: tiktoken.Encoding | 
     weights = {name: weight.detach().float().cpu().contiguous() for name, weight in model.state_dict().items()}
     if model.config.tie_weights:
         del weights["head.weight"]
-    with whole_file(directory / WEIGHTS) as file:
+    with atomic_file(directory / WEIGHTS) as file:
         file.write(save(weights, metadata={"format": "pt"}))
-    with whole_file(directory / CONFIG) as file:
+    with atomic_file(directory / CONFIG) as file:
         file.write(json.dumps({"model_type": MODEL_TYPE, **asdict(model.config)}, indent=2).encode() + b"\n")
     files = [directory / CONFIG, directory / WEIGHTS]
     return files if encoding is None else [*files, save_tokenizer(encoding, directory)]

@@ -16,7 +16,7 @@ from gpt_lightning.data.tokenizer import (
     tokenizer_state,
 )
 from gpt_lightning.errors import UserError
-from gpt_lightning.files import whole_file
+from gpt_lightning.files import atomic_file
 from gpt_lightning.interop.json_files import read_json
 
 OURS = "gpt_lightning_tokenizer.json"
@@ -26,7 +26,7 @@ def save_tokenizer(encoding: tiktoken.Encoding, directory: Path) -> Path:
     """Write a tokenizer so that `find_tokenizer` has it again; `transformers` does not look at the file."""
     state = tokenizer_state(encoding)
     state["ranks"] = state["ranks"].numpy().tobytes().decode()
-    with whole_file(directory / OURS) as file:
+    with atomic_file(directory / OURS) as file:
         file.write(json.dumps(state).encode())
     return directory / OURS
 
