@@ -11,31 +11,16 @@ from html import escape
 from torch import Tensor
 
 from gpt_lightning.interpret.ablation import interval
-from gpt_lightning.interpret.advice import ALARMS, KINDS
-from gpt_lightning.interpret.alarms import what_is_wrong
+from gpt_lightning.interpret.alarms import ALARMS, what_is_wrong
+from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS
 from gpt_lightning.interpret.result import DepthScanResult, plain
 from gpt_lightning.interpret.study import Probe, Study
-from gpt_lightning.interpret.verdicts import change, summarise
+from gpt_lightning.interpret.verdicts import KINDS, change, summarise
 
-# What a reader sees of each head; the rest is in depth_scan.json.
-COLUMNS = {
-    "normalized_entropy": "entropy, relative to uniform",
-    "first_position_mass": "mass on the first token",
-    "stripe": "strongest stripe",
-    "local_mass": "mass on the last 8 tokens",
-    "previous_token": "mass on the previous token",
-    "induction": "induction",
-    "entropy": "entropy, nats",
-    "entropy_floor": "the least that logits of this size allow",
-    "max_logit": "largest logit",
-}
-LAYER_COLUMNS = {
-    "effective_rank": "effective rank (directions)",
-    "block_influence": "block influence (1 − cosine)",
-    "block_influence_centred": "the same, token mean removed",
-    "residual_norm": "residual norm",
-    "massive_activation_ratio": "largest ÷ median activation",
-}
+# What a reader sees of each head and layer; the rest is in depth_scan.json.
+COLUMNS, LAYER_COLUMNS = (
+    {name: row.heading for name, row in rows.items() if row.in_report} for rows in (HEAD_METRICS, LAYER_METRICS)
+)
 PROBES = {
     "natural": (
         "the text itself",

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from gpt_lightning.interpret.ablation import Ablation, ablate, effect, interval
-from gpt_lightning.interpret.alarms import Alarm
+from gpt_lightning.interpret.alarms import ALARMS, Alarm
 from gpt_lightning.interpret.logit_lens import LogitLens, logit_lens
 from gpt_lightning.interpret.predictions import cross_entropies
 from gpt_lightning.interpret.probes import random_tokens, repeated_tokens
-from gpt_lightning.interpret.result import SHARE, DepthScanResult, plain
+from gpt_lightning.interpret.result import DepthScanResult, plain
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.interpret.similarity import layer_similarity
 from gpt_lightning.interpret.verdicts import change, with_evidence
@@ -27,15 +27,13 @@ STUDY_UNITS = {
     "attention_ablation": "nats per token, the same for all heads of the layer at once",
     "logit_lens_cross_entropy": "nats per token",
     "logit_lens_kl_to_final": "nats",
-    "logit_lens_top1_agreement": SHARE,
+    "logit_lens_top1_agreement": "share (0 to 1)",
     "similarity": "linear CKA (0 to 1), the embedding first",
     "cross_entropy": "nats per token",
     "floor": "nats per token",
     "unigram_entropy": "nats per token",
 }
 FOREIGN = 0.5  # nats per token above the entropy of single tokens: even their frequencies are a surprise
-# What each kind of alarm needs an ablation of the layer's attention to say before it is proved.
-PROOF = {"lazy layer": ("no effect",), "dead attention": ("no effect",), "entropy collapse": ("no effect", "harmful")}
 
 
 @dataclass(frozen=True)
@@ -176,13 +174,13 @@ def settled(scan: DepthScanResult, ablation: Ablation) -> DepthScanResult:
 
 
 def _settled_alarm(alarm: Alarm, ablation: Ablation) -> Alarm:
-    if alarm.kind not in PROOF:
+    proof = ALARMS[alarm.kind].proof
+    if not proof:
         return alarm
     delta_n = ablation.attention_delta_Ln[alarm.layer]
-    found, (mean, low, high) = effect(delta_n), interval(delta_n)
-    measured = f"without its attention the loss changes by {change(mean, low, high)}"
-    proved = found in PROOF[alarm.kind]
-    return replace(alarm, reason=f"{alarm.reason}; {measured}", confirmed=alarm.confirmed or proved)
+    measured = f"without its attention the loss changes by {change(*interval(delta_n))}"
+    confirmed = alarm.confirmed or effect(delta_n) in proof
+    return replace(alarm, reason=f"{alarm.reason}; {measured}", confirmed=confirmed)
 
 
 def _probe(name: str, model: nn.Module, tokens_BT: Tensor, floor: float, predicted_from: int) -> Probe:

@@ -4,30 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from gpt_lightning.interpret.advice import ALARMS, KINDS
+from gpt_lightning.interpret.alarms import ALARMS
+from gpt_lightning.interpret.metrics import METRICS
 from gpt_lightning.interpret.result import DepthScanResult
-from gpt_lightning.interpret.verdicts import Verdict
-
-COMPARED = {
-    "normalized_entropy": "entropy",
-    "first_position_mass": "first",
-    "stripe": "stripe",
-    "max_logit": "logit",
-    "effective_rank": "rank",
-}
-# Where small is what to worry about: entropy collapse, heads that add nothing, layers that change nothing.
-WORST_IS_LOWEST = {
-    "entropy",
-    "normalized_entropy",
-    "normalized_entropy_p10",
-    "normalized_entropy_p90",
-    "output_norm",
-    "output_norm_relative_to_layer",
-    "output_norm_relative_to_residual",
-    "block_influence",
-    "block_influence_centred",
-    "effective_rank",
-}
+from gpt_lightning.interpret.verdicts import KINDS, Verdict
 
 
 def worst_of(result: DepthScanResult, metric: str) -> float:
@@ -36,7 +16,7 @@ def worst_of(result: DepthScanResult, metric: str) -> float:
     finite = values[values.isfinite()]
     if len(finite) == 0:
         return float("nan")
-    return float(finite.min() if metric in WORST_IS_LOWEST else finite.max())
+    return float(finite.min() if METRICS[metric].worst == "lowest" else finite.max())
 
 
 def verdict_table(result: DepthScanResult) -> str:
@@ -91,9 +71,10 @@ def comparison_table(
         f"{letter}: {name}, loss {loss:.3f}, {scan.health}"
         for letter, name, loss, scan in zip("AB", names, losses, scans, strict=True)
     ]
-    rows = [["layer", *(f"{title} {letter}" for title in COMPARED.values() for letter in "AB")]]
+    compared = {name: row.compared_as for name, row in METRICS.items() if row.compared_as}
+    rows = [["layer", *(f"{title} {letter}" for title in compared.values() for letter in "AB")]]
     for layer in range(max(len(scan.verdicts) for scan in scans)):
-        cells = [_layer_value(scan, metric, layer) for metric in COMPARED for scan in scans]
+        cells = [_layer_value(scan, metric, layer) for metric in compared for scan in scans]
         rows.append([str(layer), *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
