@@ -49,12 +49,12 @@ class DepthScanResult:
 
     @property
     def summary(self) -> str:
-        """What is wrong, in one sentence; then how many heads of each kind there are, and what stands out."""
+        """What is wrong, in one sentence; how many heads of each kind there are; and what stands out."""
         return " ".join(filter(None, (what_is_wrong(self.step, self.alarms), self.caution, summarise(self.verdicts))))
 
     @property
     def caution(self) -> str:
-        """What short sequences leave open, if they are."""
+        """What sequences this short leave open; empty if they are long enough."""
         if self.tokens >= SINK_TOKENS:
             return ""
         return f"Sequences of {self.tokens} tokens leave much open: stripes show from 17 tokens on, sinks from 64."
@@ -65,7 +65,7 @@ class DepthScanResult:
         return ", ".join(alarms) or ("untrained" if self.step == 0 else "no alarm")
 
     def record(self) -> dict:
-        """What the alarms of later scans need of this one: plain types, a dict per layer."""
+        """What the alarms of later scans need to know about this one: plain types, a dict per layer."""
         return {"step": self.step, "layers": [self._layer_record(layer) for layer in range(len(self.verdicts))]}
 
     def _layer_record(self, layer: int) -> dict:
@@ -74,12 +74,12 @@ class DepthScanResult:
         return layer_record(heads, one, self.verdicts[layer], self.stripe_places[layer], self._is_finite(layer))
 
     def _is_finite(self, layer: int) -> bool:
-        """Whether what a layer passes on is finite; of the last one, what the network makes of it too."""
+        """Whether what a layer passes on is finite; for the last layer, the output after the final norm too."""
         last = layer == len(self.verdicts) - 1
         return math.isfinite(self.layers["max_activation"][layer]) and (self.finite_output or not last)
 
     def to_json(self) -> dict:
-        """Plain types, undefined or infinite as None: units once, then layers[l].heads[h] with every metric by name."""
+        """Plain types, None for NaN and infinities: units once, then layers[l].heads[h] with every metric by name."""
         return {
             "units": {name: row.unit for name, row in METRICS.items()},
             "step": self.step,
@@ -112,7 +112,7 @@ class DepthScanResult:
 
 
 def plain(value: float | Tensor) -> float | None:
-    """A number as JSON knows it: None for NaN and infinities, and seven digits, what float32 holds."""
+    """A number as JSON has it: None for NaN and infinities, and seven digits, as many as float32 holds."""
     return float(f"{float(value):.7g}") if math.isfinite(value) else None
 
 

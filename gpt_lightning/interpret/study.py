@@ -1,6 +1,6 @@
-"""Everything that is looked at on demand, in one call: the scan, what interventions prove, and how depth builds up.
+"""All that analyze.py measures, in one call: the scan, what interventions prove, and how depth builds up.
 
-Puts the other files of this folder together; knows nothing of files, pictures or reports.
+It knows nothing of files, pictures or reports.
 
 Shapes: B sequences, T tokens, L layers, H heads.
 """
@@ -33,7 +33,7 @@ STUDY_UNITS = {
     "floor": "nats per token",
     "unigram_entropy": "nats per token",
 }
-FOREIGN = 0.5  # nats per token above the entropy of single tokens: even their frequencies are a surprise
+FOREIGN = 0.5  # nats per token above the entropy of single tokens: even the tokens' frequencies are a surprise
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class Probe:
 
 @dataclass
 class Study:
-    """What was found; everything on the CPU."""
+    """The results; everything on the CPU."""
 
     scan: DepthScanResult
     probes: list[Probe]
     lens: LogitLens
     similarity: Tensor  # (L+1, L+1)
     ablation: Ablation | None
-    foreign: bool = False  # whether the network can't make sense of the text
+    foreign: bool = False  # whether the text is nothing like what the network was trained on
 
     @property
     def caution(self) -> str:
-        """What keeps the findings from saying much about the network, if anything does."""
+        """Why the results say little about the network, if they do."""
         if not self.foreign:
             return self.scan.caution
         text = self.probes[0]
@@ -79,12 +79,12 @@ class Study:
         ).strip()
 
     def to_json(self) -> dict:
-        """The scan's contract, with what else was found added to it."""
-        found = self.scan.to_json()
-        found["units"] |= STUDY_UNITS
-        found["caution"] = self.caution
-        found["cross_entropy"] = plain(self.probes[0].cross_entropy)
-        found["probes"] = {
+        """The JSON of the scan, with the other results added to it."""
+        content = self.scan.to_json()
+        content["units"] |= STUDY_UNITS
+        content["caution"] = self.caution
+        content["cross_entropy"] = plain(self.probes[0].cross_entropy)
+        content["probes"] = {
             probe.name: {
                 "cross_entropy": plain(probe.cross_entropy),
                 "unigram_entropy" if probe.name == "natural" else "floor": plain(probe.reference),
@@ -92,16 +92,16 @@ class Study:
             }
             for probe in self.probes
         }
-        found["similarity"] = [[plain(x) for x in row] for row in self.similarity.tolist()]
+        content["similarity"] = [[plain(x) for x in row] for row in self.similarity.tolist()]
         lens = ("cross_entropy", "kl_to_final", "top1_agreement")
-        found["embedding"] = {f"logit_lens_{name}": plain(getattr(self.lens, name)[0]) for name in lens}
-        for i, layer in enumerate(found["layers"]):
+        content["embedding"] = {f"logit_lens_{name}": plain(getattr(self.lens, name)[0]) for name in lens}
+        for i, layer in enumerate(content["layers"]):
             layer |= {f"logit_lens_{name}": plain(getattr(self.lens, name)[i + 1]) for name in lens}
             if self.ablation is not None:
                 layer["attention_ablation"] = _measured(self.ablation.attention_delta_Ln[i])
                 for j, head in enumerate(layer["heads"]):
                     head["ablation"] = _measured(self.ablation.head_delta_LHn[i, j])
-        return found
+        return content
 
 
 def study(
@@ -121,8 +121,8 @@ def study(
         model, tokens_BT, step, token_text, history: As for `depth_scan`.
         with_ablation: Ablation takes about n_head · n_layer / 2 forward passes, nearly all of the time.
         on_progress: Called with what comes next, n_layer + 4 times, or 4 times without ablation.
-        known_text: Whether the text is of the kind that the network was trained on. If not, and its loss says so too,
-            alarms stay suspicions.
+        known_text: Whether the text is known to be of the kind that the network was trained on. If it isn't, and the
+            loss says that the text is foreign, alarms stay suspicions.
         n_ids: As for `logit_lens`.
 
     Raises:
@@ -149,7 +149,7 @@ def study(
 
 
 def probe_texts(model: nn.Module, tokens_BT: Tensor, scan: DepthScanResult) -> list[Probe]:
-    """The network on the text itself, on random tokens of it, and on such that repeat, where that is possible."""
+    """The network on the text itself, on random tokens of it, and, if they fit, on random tokens repeated."""
     types, counts = tokens_BT.unique(return_counts=True)
     share = counts / counts.sum()
     natural = float(torch.special.entr(share).sum())
@@ -165,7 +165,7 @@ def probe_texts(model: nn.Module, tokens_BT: Tensor, scan: DepthScanResult) -> l
 
 
 def settled(scan: DepthScanResult, ablation: Ablation) -> DepthScanResult:
-    """The scan with its verdicts and alarms as the ablation leaves them: proved, or spoken of with what it measured."""
+    """The scan with its verdicts and alarms after the ablation: proved, or with what it measured as evidence."""
     verdicts = [
         [with_evidence(verdict, effect(delta_n), *interval(delta_n)) for verdict, delta_n in zip(*pair, strict=True)]
         for pair in zip(scan.verdicts, ablation.head_delta_LHn, strict=True)

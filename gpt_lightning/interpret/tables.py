@@ -1,4 +1,4 @@
-"""A depth scan as the lines that TensorBoard shows: a Markdown table of verdicts, and each metric's worst value."""
+"""A depth scan as text: a Markdown table of verdicts, tables for a terminal, and each metric's worst value."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from gpt_lightning.interpret.verdicts import KINDS, Verdict
 
 
 def worst_of(result: DepthScanResult, metric: str) -> float:
-    """The metric's most worrying value over all heads (or layers, of a metric of layers), in the metric's unit."""
+    """The metric's most worrying finite value over all heads, or all layers, in its unit; NaN if there is none."""
     values = result.heads[metric] if metric in result.heads else result.layers[metric]
     finite = values[values.isfinite()]
     if len(finite) == 0:
@@ -20,8 +20,8 @@ def worst_of(result: DepthScanResult, metric: str) -> float:
 
 
 def verdict_table(result: DepthScanResult) -> str:
-    """Markdown: the summary, a row for every alarm, then one for every head with its verdict, the reason in numbers,
-    and what to try."""
+    """Markdown: the summary, a row for every alarm, then a row for every head with its verdict, the reason in
+    numbers, and what to try."""
     alarms = [
         (alarm.layer, alarm.label, alarm.reason, f"step {alarm.since_step}", ALARMS[alarm.kind].advice)
         for alarm in result.alarms
@@ -47,7 +47,7 @@ def _why(verdict: Verdict) -> str:
 
 
 def _safe(text: str) -> str:
-    """In Markdown, whatever a token in it holds: its signs want a backslash, those of HTML entities."""
+    """Text for a Markdown cell, escaped, since tokens may hold any sign."""
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(text, quote=False))
 
 
