@@ -1,4 +1,4 @@
-"""Decoding with the cache gives what decoding without it gives; sampling and text behave at their edges."""
+"""Decoding with the cache equals decoding without it; sampling and text at their edges."""
 
 import base64
 import dataclasses
@@ -80,7 +80,7 @@ def test_logits_with_shapes_that_never_change_equal_those_without_a_cache(gpt, l
 
 
 def test_a_decoding_step_is_captured_once_whatever_its_position(gpt):
-    """By the part of torch.compile that runs everywhere; the code that it would write for a GPU is not tested."""
+    """Tests how torch.compile captures the step, which works everywhere, not the code that it writes for a GPU."""
     captured = []
 
     def count(graph, inputs):
@@ -164,11 +164,11 @@ def test_prompts_that_cannot_work_say_why(gpt, prompt, new, message):
         list(generate_text(gpt, load_tokenizer("bytes"), prompt, AS_TRAINED, new))
 
 
-# ---- what is sampled from: transformers is the oracle
+# ---- filters of sampling, against transformers
 
 
 def allowed(logits, **options):
-    """Which tokens `sample` ever draws, by drawing very often."""
+    """The tokens that `sample` can draw, found by drawing very often."""
     return set(draw(logits.expand(20_000, -1), Sampling(**options)).tolist())
 
 
@@ -270,7 +270,7 @@ def test_the_end_of_text_token_ends_the_text(tmp_path):
     assert stream.ended
 
 
-def test_texts_of_one_prompt_end_each_at_its_own_place(gpt):
+def test_each_text_of_one_prompt_ends_at_its_own_place(gpt):
     encoding = load_tokenizer("bytes")
     uncut = list(generate_texts(gpt, encoding, "ab", Sampling(1, seed=3), Extent(samples=4)))
     texts = ["".join(pieces) for pieces in zip(*uncut, strict=True)]

@@ -1,4 +1,4 @@
-"""Checkpoints travel: `transformers` is the oracle, in both directions."""
+"""Reading and writing other projects' checkpoints, against `transformers` in both directions."""
 
 import base64
 import json
@@ -152,7 +152,7 @@ def test_both_write_the_same_two_hundred_tokens(tmp_path):
 @pytest.mark.parametrize(
     "option", [{"position": "rope"}, {"norm": "rms"}, {"qk_norm": True}, {"activation": "relu_squared"}]
 )
-def test_what_gpt2_has_not_is_not_written(tmp_path, option):
+def test_a_network_with_an_option_that_gpt2_lacks_is_not_written(tmp_path, option):
     (name,) = option
     with pytest.raises(UserError, match=f"GPT-2 has no {name}"):
         save_huggingface(GPT(GPTConfig(1, 2, 16, 12, 50, **option)), tmp_path)
@@ -192,7 +192,7 @@ def test_a_config_that_does_not_fit_is_one_sentence(saved, values, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"[" * 100_000])
-def test_a_config_that_is_none_is_one_sentence(saved, content):
+def test_a_config_that_is_no_json_object_is_one_sentence(saved, content):
     (saved / "config.json").write_bytes(content)
     with pytest.raises(UserError, match=r"config\.json"):
         load_huggingface(saved)
@@ -221,7 +221,7 @@ def test_missing_files_are_named(saved, tmp_path):
 
 
 def lying_header(data: bytes) -> bytes:
-    """Says that a weight lies beyond the end of the file."""
+    """A file whose header says that a weight lies beyond its end."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     last = max((name for name in header if name != "__metadata__"), key=lambda n: header[n]["data_offsets"][1])
@@ -260,7 +260,7 @@ def test_quantised_weights_are_refused(saved):
 
 
 def nanogpt_checkpoint(prefix="", bias=True):
-    """What nanoGPT's train.py would save of their network, and that network. nanoGPT's linear layers are (out, in)."""
+    """Their network, and the checkpoint that nanoGPT's train.py would save of it, with linear layers as (out, in)."""
     theirs = their_network(activation="gelu")  # nanoGPT's is exact, GPT-2's the tanh form
     if not bias:
         with torch.no_grad():
@@ -397,10 +397,10 @@ def trained_tokenizer(tmp_path_factory):
 @pytest.mark.parametrize("form", ["json", "pair"])
 def test_a_trained_tokenizer_gives_the_same_ids(trained_tokenizer, form):
     directory, expected = trained_tokenizer
-    found = find_tokenizer(directory / form)
+    encoding = find_tokenizer(directory / form)
     assert len(expected) < len(TEXT)
-    assert encode_bytes(found, TEXT.encode()).tolist() == expected
-    assert found.decode(expected) == TEXT
+    assert encode_bytes(encoding, TEXT.encode()).tolist() == expected
+    assert encoding.decode(expected) == TEXT
 
 
 def test_our_tokenizer_there_and_back_is_the_same(tmp_path, trained_tokenizer):
@@ -447,9 +447,9 @@ def test_bytes_in_another_order_keep_their_ids(tmp_path):
     theirs = tokenizers.ByteLevelBPETokenizer()
     theirs.train_from_iterator([""], 256)
     theirs.save(str(tmp_path / "tokenizer.json"))
-    found = find_tokenizer(tmp_path)
-    assert found.n_vocab == 256
-    assert encode_bytes(found, b"Hello").tolist() == theirs.encode("Hello").ids != list(b"Hello")
+    encoding = find_tokenizer(tmp_path)
+    assert encoding.n_vocab == 256
+    assert encode_bytes(encoding, b"Hello").tolist() == theirs.encode("Hello").ids != list(b"Hello")
 
 
 @pytest.mark.parametrize(
@@ -486,7 +486,7 @@ def test_ids_without_a_token_are_never_sampled():
 
 @pytest.fixture
 def bytes_directory(tmp_path):
-    """Hugging Face's GPT-2 over bytes, with 64 ids to spare."""
+    """Hugging Face's GPT-2 over bytes, with 63 ids to spare."""
     theirs = their_network((2, 2, 16, 32, 256 + 63))
     theirs.save_pretrained(tmp_path / "theirs")
     return tmp_path / "theirs"
@@ -510,7 +510,7 @@ def test_their_checkpoint_analysed(main, bytes_directory):
 
 @pytest.fixture
 def options(corpus_file, tmp_path):
-    """What `train.py` is given to take up their network on a small text."""
+    """Arguments of `train.py` for training their network on a small text."""
     paths = [f"--data.corpus={corpus_file}", f"--data.data_dir={tmp_path}", f"--runs_dir={tmp_path / 'runs'}"]
     small = ["--data.batch_size=2", "--trainer.accelerator=cpu", "--trainer.limit_val_batches=2"]
     return [*paths, *small]
@@ -547,7 +547,7 @@ def test_training_with_another_tokenizer_is_refused(main, saved, options):
 
 
 def test_training_with_other_tokens_leaves_no_run_behind(main, tmp_path, options):
-    """As many ids, but of other bytes."""
+    """As many ids, but each stands for another byte."""
     backwards = b"".join(b"%s %d\n" % (base64.b64encode(bytes([255 - b])), b) for b in range(256))
     (tmp_path / "backwards").write_bytes(backwards)
     save_plain(GPT(GPTConfig(1, 2, 16, 32, 257)), tmp_path / "one", load_tokenizer(str(tmp_path / "backwards")))
