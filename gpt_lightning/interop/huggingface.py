@@ -24,6 +24,7 @@ from gpt_lightning.interop.tokenizer import save_tokenizer
 from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+THEIR_SIZES = SIZES | {"context_length": "n_positions"}
 # The weight of a linear layer is stored as (in, out), as their "Conv1D" has it.
 TRANSPOSED = tuple(f"{name}.weight" for name in IN_BLOCKS.values() if "c_" in name)
 # What a GPT-2 checkpoint says under these keys, if it has them.
@@ -81,12 +82,8 @@ def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encod
     config = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "n_layer": c.n_layer,
-        "n_head": c.n_head,
-        "n_embd": c.d_model,
-        "n_positions": c.context_length,
+        **{theirs: getattr(c, ours) for ours, theirs in THEIR_SIZES.items()},
         "n_ctx": c.context_length,
-        "vocab_size": c.vocab_size,
         "activation_function": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == c.activation),
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": c.tie_weights,
@@ -110,7 +107,7 @@ def _their_weights(gpt: GPT) -> dict[str, Tensor]:
         raise UserError(f"GPT-2 has no {', no '.join(beyond)}: such a network cannot be written in its format.")
     ours, written = gpt.state_dict(), {}
     for name, shape in stored_shapes(replace(config, bias=True)).items():
-        weight, theirs = ours.get(name, torch.zeros(shape)), their_name(name)
+        weight, theirs = ours[name] if name in ours else torch.zeros(shape), their_name(name)
         written[theirs] = weight.mT if theirs.endswith(TRANSPOSED) else weight
     return written
 
@@ -123,7 +120,7 @@ def _network_config(config: dict[str, Any], path: Path) -> GPTConfig:
             )
     ours = network_config(
         config,
-        SIZES | {"context_length": "n_positions"},
+        THEIR_SIZES,
         path,
         dropout=config.get("resid_pdrop", 0.1),
         tie_weights=config.get("tie_word_embeddings", True),

@@ -63,17 +63,8 @@ class WeightFiles:
 
 
 def network_config(given: Mapping[str, Any], names: Mapping[str, str], where: Path, **options: Any) -> GPTConfig:
-    """Sizes and options of a network from another's configuration.
-
-    Args:
-        given: The configuration.
-        names: From fields of `GPTConfig` to their names in it.
-        where: Its file, for messages.
-        options: More fields.
-
-    Raises:
-        UserError: a field is missing, or there can be no such network.
-    """
+    """The network of a configuration that the file `where` holds, which has its own `names` for fields of `GPTConfig`;
+    `options` are more fields. UserError if one is missing, or there can be no such network."""
     if missing := [theirs for theirs in names.values() if theirs not in given]:
         raise UserError(f"{where} does not say {', '.join(missing)}.")
     try:
