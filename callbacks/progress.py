@@ -7,8 +7,6 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
-from gpt_lightning.module import completed_logged_step
-
 
 class StepProgressBar(ProgressBar):
     """A tqdm bar over optimiser steps (Lightning's own counts micro-batches per epoch), and a line of figures after
@@ -45,8 +43,8 @@ class StepProgressBar(ProgressBar):
         total = trainer.max_steps if trainer.max_steps > 0 else None
         self._training = self._bar(desc="training", total=total, initial=trainer.global_step, unit="step")
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if self._training is None or not completed_logged_step(trainer):
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if self._training is None or not pl_module.completes_logged_step:
             return
         metrics = trainer.callback_metrics
         if "train/loss" in metrics:

@@ -9,8 +9,6 @@ from lightning.pytorch.callbacks import ThroughputMonitor
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_only
 
-from gpt_lightning.module import completed_logged_step
-
 PEAK_MATRIX_SIZE = 1024  # large enough to reach a CPU's peak, small enough for a fraction of a second
 
 
@@ -52,7 +50,7 @@ class Throughput(ThroughputMonitor):
     ) -> None:
         """Count the batch; measure and log if this optimiser step is one that logs."""
         self._batches_since_update += 1
-        if not completed_logged_step(trainer):
+        if not pl_module.completes_logged_step:
             return
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()

@@ -31,7 +31,7 @@ ADVICE = (
     "No weight was changed in this step. Try a lower --model.learning_rate, more --model.warmup_steps, "
     "--trainer.gradient_clip_val 1.0, or skip such steps (--model.on_nonfinite, --model.on_spike)."
 )
-NO_WAY_ON = "Go on from an earlier checkpoint, with a lower --model.learning_rate."
+GO_BACK = "Go on from an earlier checkpoint, with a lower --model.learning_rate."
 
 
 class Kind(IntEnum):
@@ -285,7 +285,7 @@ class StepWatch:
         """
         choice = self.choices[fault.kind]
         if choice == "stop":
-            raise UserError(f"{fault.sentence} {NO_WAY_ON if fault.kind == Kind.WEIGHTS else ADVICE}")
+            raise UserError(f"{fault.sentence} {GO_BACK if fault.kind == Kind.WEIGHTS else ADVICE}")
         if choice == "skip" and self.skipped_in_a_row + 1 == MOST_SKIPPED:
             raise UserError(f"{MOST_SKIPPED} optimiser steps in a row are bad. {fault.sentence} {ADVICE}")
         if choice in ("take", "warn"):

@@ -16,7 +16,7 @@ from gpt_lightning import faults
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.errors import UserError
 from gpt_lightning.model import GPT, GPTConfig
-from gpt_lightning.module import GPTModule, completed_logged_step
+from gpt_lightning.module import GPTModule
 
 STEPS, ACCUMULATED, LOGGED = 8, 2, 3
 NAN, INF = float("nan"), float("inf")
@@ -82,7 +82,7 @@ class Run(L.Callback):
     def on_train_batch_end(self, trainer, module, *_):
         self.states.append(state(self))
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-        if completed_logged_step(trainer):
+        if module.completes_logged_step:
             figures = trainer.callback_metrics.items()
             self.logged[trainer.global_step] = {name: value.item() for name, value in figures}
 
@@ -299,7 +299,7 @@ def test_twenty_skipped_steps_in_a_row_are_enough(tmp_path, corpus_file):
     run = Run(tmp_path, corpus_file, nan, steps=100, on_nonfinite="skip", trainer={"accumulate_grad_batches": 1})
     said = run.error()
     assert said.startswith("20 optimiser steps in a row are bad. The loss is NaN at optimiser step 24")
-    assert run.module.watch.skipped == 4 + 19
+    assert run.module.guard.watch.skipped == 4 + 19
 
 
 class SaveEveryBatch(L.Callback):
@@ -325,7 +325,7 @@ def test_a_run_with_a_skipped_step_resumes_exactly(tmp_path, corpus_file, bad_st
     for batch in batches:
         resumed = run().fit(tmp_path / f"{batch}.ckpt")
         assert same(resumed.states[-1], whole.states[-1]), batch
-        assert resumed.module.watch.state_dict() == whole.module.watch.state_dict(), batch
+        assert resumed.module.guard.watch.state_dict() == whole.module.guard.watch.state_dict(), batch
         assert resumed.logged[6] == whole.logged[6], batch
 
 
@@ -357,7 +357,7 @@ def test_a_run_that_stopped_can_go_on_without_the_bad_step(tmp_path, corpus_file
     resumed = Run(tmp_path, corpus_file, nan, on_nonfinite="skip").fit(tmp_path / "last.ckpt")
     whole = Run(tmp_path, corpus_file, nan, on_nonfinite="skip").fit()
     assert same(resumed.states[-1], whole.states[-1])
-    assert resumed.module.watch.state_dict() == whole.module.watch.state_dict()
+    assert resumed.module.guard.watch.state_dict() == whole.module.guard.watch.state_dict()
 
 
 # ---- fp16
@@ -388,7 +388,7 @@ def test_an_fp16_overflow_is_skipped_counted_and_recovered_from(tmp_path, corpus
 
 def test_more_overflows_than_steps_may_be_skipped_in_a_row_are_no_fault(tmp_path, corpus_file):
     run = Run(tmp_path, corpus_file, trainer=fp16(2.0**44) | {"accumulate_grad_batches": 1}, steps=40).fit()
-    assert faults.MOST_SKIPPED < run.module.watch.skipped < 40
+    assert faults.MOST_SKIPPED < run.module.guard.watch.skipped < 40
 
 
 def test_gradients_that_overflow_whatever_the_scale_stop_the_run(tmp_path, corpus_file):
@@ -442,7 +442,7 @@ def test_a_spike(tmp_path, corpus_file, capsys, choice, what):
     if choice != "stop":
         before, after = run.states[ACCUMULATED * 6 - 1], run.states[ACCUMULATED * 7 - 1]
         assert same(before, after) is (choice == "skip")
-        assert run.module.watch.skipped == (choice == "skip")
+        assert run.module.guard.watch.skipped == (choice == "skip")
 
 
 def test_a_healthy_run_says_nothing(tmp_path, corpus_file, capsys):
@@ -476,7 +476,7 @@ class WriteDown(L.Callback):
         module.configure_gradient_clipping = hook
 
     def on_train_end(self, trainer, module):
-        self.write(trainer, weights=module.model.state_dict(), watch=module.watch.state_dict())
+        self.write(trainer, weights=module.model.state_dict(), watch=module.guard.watch.state_dict())
 
 
 RANK_1 = {
