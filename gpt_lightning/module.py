@@ -20,21 +20,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, SumMetric
 
+from gpt_lightning import ranges
 from gpt_lightning.errors import UserError
 from gpt_lightning.faults import GO_BACK, StepWatch, bad_optimizer_states, bad_values, bad_weights
 from gpt_lightning.loss import IGNORED, next_token_loss
 from gpt_lightning.model import GPT, Block, GPTConfig
 from gpt_lightning.optim import SCHEDULES, build_optimizer, parameter_groups
-from gpt_lightning.ranges import (
-    AboveOne,
-    ClosedUnitInterval,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ShareBelowOne,
-    check_arguments,
-)
 from gpt_lightning.sharding import number_as_network, reshard, shard
 from gpt_lightning.training.guarded_step import Batch, GuardedStep, gradient_scaler
 
@@ -73,28 +64,28 @@ class GPTModule(L.LightningModule):
         gpt: GPTConfig,
         init_from: str | None = None,
         optimizer: Literal["adamw", "muon"] = "adamw",
-        learning_rate: PositiveFloat = 6e-4,
-        muon_learning_rate: PositiveFloat = 0.02,
-        muon_momentum: ShareBelowOne = 0.95,
-        embedding_learning_rate: PositiveFloat | None = None,
+        learning_rate: ranges.PositiveFloat = 6e-4,
+        muon_learning_rate: ranges.PositiveFloat = 0.02,
+        muon_momentum: ranges.ShareBelowOne = 0.95,
+        embedding_learning_rate: ranges.PositiveFloat | None = None,
         schedule: Literal["cosine", "linear"] = "cosine",
-        warmup_steps: NonNegativeInt = 100,
-        decay_steps: PositiveInt | None = None,
-        final_learning_rate_fraction: ClosedUnitInterval = 0.1,
-        weight_decay: NonNegativeFloat = 0.1,
-        beta1: ShareBelowOne = 0.9,
-        beta2: ShareBelowOne = 0.95,
+        warmup_steps: ranges.NonNegativeInt = 100,
+        decay_steps: ranges.PositiveInt | None = None,
+        final_learning_rate_fraction: ranges.ClosedUnitInterval = 0.1,
+        weight_decay: ranges.NonNegativeFloat = 0.1,
+        beta1: ranges.ShareBelowOne = 0.9,
+        beta2: ranges.ShareBelowOne = 0.95,
         compile: bool = False,
         activation_checkpointing: bool = False,
         on_nonfinite: Literal["stop", "skip"] = "stop",
         on_spike: Literal["warn", "skip", "stop"] = "warn",
-        spike_factor: AboveOne = 10.0,
+        spike_factor: ranges.AboveOne = 10.0,
     ) -> None:
         super().__init__()
         # A checkpoint keeps the config as a plain dict, so that it loads with weights_only=True; it comes back as one.
         gpt = gpt if isinstance(gpt, GPTConfig) else GPTConfig(**gpt)
         self.save_hyperparameters(ignore=["gpt"])
-        check_arguments(GPTModule.__init__, self.hparams, "model")
+        ranges.check_arguments(GPTModule.__init__, self.hparams, "model")
         self.save_hyperparameters({"gpt": asdict(gpt)})
         self.model = GPT(gpt)
         if activation_checkpointing:
@@ -128,18 +119,13 @@ class GPTModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Under FSDP, share the network out among the processes, once."""
-        if self.device_mesh is not None and not self.sharded:
+        if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
             shard(self.model)
-
-    @property
-    def sharded(self) -> bool:
-        """Whether each process keeps only a share of the network."""
-        return isinstance(self.model, FSDPModule)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser of the options; its schedule moves at every optimiser step."""
         h = self.hparams
-        if h.optimizer == "muon" and self.sharded:
+        if h.optimizer == "muon" and isinstance(self.model, FSDPModule):
             raise UserError("Muon needs full matrices, of which FSDP leaves each process a share: use DDP, or adamw.")
         # A fused optimiser unscales fp16 gradients inside its step, too late to look at them or clip them.
         fused = gradient_scaler(self.trainer) is None
@@ -231,9 +217,7 @@ class GPTModule(L.LightningModule):
             UserError: the run is to stop before this step, see `on_nonfinite` and `on_spike`.
         """
         self.completes_logged_step = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
-        norm, loss = self.guard.before_step(
-            optimizer, gradient_clip_val, gradient_clip_algorithm, look_at_weights=self.completes_logged_step
-        )
+        norm, loss = self.guard.before_step(optimizer, gradient_clip_val, gradient_clip_algorithm)
         if math.isfinite(loss):
             self.train_loss.update(loss)  # the same on every rank, so that rank zero's checkpoint is everybody's
         # Here and not in on_train_batch_end, which comes after the callbacks: a checkpoint must see the average reset.
@@ -302,7 +286,7 @@ class GPTModule(L.LightningModule):
         """
         if where := bad_weights(self.model):
             raise UserError(f"A weight is not finite at optimiser step {self.global_step:,}: {where}. {GO_BACK}")
-        if "optimizer_states" in checkpoint and not self.sharded:
+        if "optimizer_states" in checkpoint and not isinstance(self.model, FSDPModule):
             number_as_network(checkpoint["optimizer_states"][0], self.trainer.optimizers[0], self.model)
         checkpoint["seed"] = self.seed
         self.guard.on_save_checkpoint(checkpoint)
@@ -320,9 +304,7 @@ class GPTModule(L.LightningModule):
             raise UserError(f"The optimiser state in the checkpoint is not finite: {where}. {GO_BACK}")
         optimizer = checkpoint["hyper_parameters"].get("optimizer", "adamw")
         if optimizer != self.hparams.optimizer and self.trainer.state.fn == TrainerFn.FITTING:
-            raise UserError(
-                f"The checkpoint was trained with --model.optimizer {optimizer}, which alone can go on from it."
-            )
+            raise UserError(f"The checkpoint is of --model.optimizer {optimizer}: only that can go on from it.")
         self.seed = checkpoint.get("seed", self.seed)
         self.guard.on_load_checkpoint(checkpoint)
 

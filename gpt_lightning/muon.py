@@ -42,8 +42,8 @@ def _iterate(x_NRC: Tensor) -> Tensor:
 
 
 def _iterate_on_square(x_NRC: Tensor) -> Tensor:
-    """As `_iterate`, with half the arithmetic where x is wide. Every iteration multiplies x from the left by a polynomial
-    of m, so only the square m and the product of the polynomials change, and x is multiplied once, at the end."""
+    """As `_iterate`, with half the arithmetic where x is wide: each step multiplies x from the left by a polynomial of
+    m, so it is enough to iterate on the square m, and to multiply x by the product of the polynomials at the end."""
     a, b, c = COEFFICIENTS
     m, product = x_NRC @ x_NRC.mT, None
     for _ in range(ITERATIONS):

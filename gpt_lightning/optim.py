@@ -44,7 +44,7 @@ def parameter_groups(
 
 
 def build_optimizer(groups: list[dict[str, Any]], fused: bool) -> Optimizer:
-    """Muon if any of the `parameter_groups` is for it, else AdamW; `fused`: AdamW updates all its parameters at once."""
+    """Muon if one of the groups is for it, else AdamW; `fused`: AdamW updates all its parameters in one kernel."""
     if any(group["optimizer"] == "muon" for group in groups):
         return Muon(groups, fused)
     return AdamW(groups, fused=fused)

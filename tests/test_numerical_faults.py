@@ -551,11 +551,11 @@ def test_every_parameter_belongs_to_a_part_of_the_network():
     }
 
 
-def test_what_lasts_becomes_usual():
-    usual = faults.RunningMedian(least=0.1)
+def test_what_lasts_is_no_spike():
+    median = faults.RunningMedian(least=0.1)
     for value in (*[1.0] * 30, *[100.0] * 31, NAN, INF):
-        usual.remember(value)
-    assert usual.times(200) == 2  # of the last 50, 31 are 100
+        median.remember(value)
+    assert median.times(200) == 2  # of the last 50, 31 are 100
     assert faults.RunningMedian(0.1).times(1e9) == 0
 
 

@@ -1,5 +1,5 @@
-"""The optimiser step, guarded: it collects the losses of the step's batches, looks for numerical faults before a weight
-changes, and then clips the gradients, or drops them. A checkpoint inside an accumulation window gets what was collected.
+"""The optimiser step, guarded: collects the losses of the step's batches, looks for numerical faults before any weight
+changes, then clips the gradients or drops them. A checkpoint in the middle of a step carries what was collected.
 
 Knows Lightning's trainer and the network; nothing of metrics, logs, schedules or the optimiser's options.
 """
@@ -47,11 +47,11 @@ def gradient_scaler(trainer: L.Trainer) -> torch.amp.GradScaler | None:
 
 
 class GuardedStep:
-    """Watches over the optimiser steps of a module.
+    """The optimiser steps of a module, watched over.
 
     Args:
-        module: A LightningModule with the network as `model` and a `seed_dropout(number)`, which it uses to run a batch
-            again.
+        module: A LightningModule with the network as `model`; `seed_dropout(number)`, to run a batch again; and
+            `completes_logged_step`, at which to look at the weights, too.
         watch: Decides whether a step is taken.
     """
 
@@ -62,8 +62,6 @@ class GuardedStep:
         # Of a checkpoint inside an accumulation window, until the first batch after it.
         self.unstepped_gradients: list[Tensor | None] | None = None
         self.unstepped_losses: list[Tensor] | None = None
-
-    # ---- batches
 
     def begin_batch(self, batch: Batch) -> None:
         """Note the batch, and take up an accumulation window that a checkpoint left unfinished."""
@@ -84,14 +82,8 @@ class GuardedStep:
         """Keep the loss on the device: looking at the value here would make the CPU wait for the GPU in every batch."""
         self.window.append(TrainedBatch(loss.detach(), self.batch, self.module.trainer.fit_loop.total_batch_idx))
 
-    # ---- the step
-
     def before_step(
-        self,
-        optimizer: Optimizer,
-        clip_val: float | None,
-        clip_algorithm: GradClipAlgorithmType | None,
-        look_at_weights: bool,
+        self, optimizer: Optimizer, clip_val: float | None, clip_algorithm: GradClipAlgorithmType | None
     ) -> tuple[float, float]:
         """Look for numerical faults; then clip the gradients, or drop them and so skip the step. Every rank sees the
         same figures and does the same.
@@ -104,18 +96,22 @@ class GuardedStep:
         """
         trainer, step = self.module.trainer, self.module.global_step
         window, self.window = self.window, []
-        losses = self.losses(window)
+        # In nats: backward gets them as shares of the step's, and scaled.
+        losses = torch.stack([trained.loss for trained in window]).float() * trainer.accumulate_grad_batches
+        scaler = gradient_scaler(trainer)
+        if scaler is not None:
+            losses = losses / scaler.scale(torch.ones_like(losses))
         parameters = [p for p in trainer.precision_plugin.main_params(optimizer) if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters])
         figures = [full_tensor(norm).to(losses), losses.mean()]
-        if look_at_weights:  # a bad weight that the batches of a step don't meet shows in nothing else
+        if self.module.completes_logged_step:  # nothing else shows a bad weight that the step's batches don't meet
             figures.append(full_tensor(get_total_norm(self.module.model.parameters())).to(losses))
         # The one time in a step that the CPU waits for the device.
         figures = trainer.strategy.reduce(torch.stack(figures), reduce_op="mean").tolist()
         mean_norm, mean_loss, *_ = figures
         fault = NO_FAULT
         if not all(map(math.isfinite, figures)):
-            fault = self.worst_of_ranks(self.nonfinite_here(window, losses, full_tensor(norm), optimizer))
+            fault = self.nonfinite_fault(window, losses, full_tensor(norm), optimizer)
         if fault.kind == Kind.NONE:
             fault = self.watch.spike(self.module.model, step, mean_norm, mean_loss)
         takes = self.watch.takes(fault)
@@ -130,35 +126,20 @@ class GuardedStep:
         self.watch.remember(mean_norm, mean_loss)
         return mean_norm, mean_loss
 
-    def losses(self, window: list[TrainedBatch]) -> Tensor:
-        """Loss in nats of each batch of an optimiser step: backward gets it scaled and as a share of the step's."""
+    def nonfinite_fault(self, window: list[TrainedBatch], losses: Tensor, norm: Tensor, optimizer: Optimizer) -> Fault:
+        """What is NaN or infinite, on the rank where that is worst: all ranks have to do the same about it."""
         trainer = self.module.trainer
-        losses = torch.stack([trained.loss for trained in window]).float() * trainer.accumulate_grad_batches
         scaler = gradient_scaler(trainer)
-        return losses if scaler is None else losses / scaler.scale(torch.ones_like(losses))
-
-    # ---- numerical faults
-
-    def nonfinite_here(self, window: list[TrainedBatch], losses: Tensor, norm: Tensor, optimizer: Optimizer) -> Fault:
-        """What is NaN or infinite on this rank."""
-        scale = self.overflowed_scale(optimizer)
-        return nonfinite(
-            self.module.model,
-            self.module.global_step,
-            losses.tolist(),
-            norm.item(),
-            scale,
-            lambda index: self.look_again(window[index]),
-        )
-
-    def overflowed_scale(self, optimizer: Optimizer) -> float | None:
-        """The loss scale that fp16's scaler is about to lower, since it met gradients that are not finite."""
-        scaler = gradient_scaler(self.module.trainer)
-        # A gradient that went bad after the scaler's look is no overflow: the scale would never come down. Whether the
-        # scaler met one, it says nowhere in public (torch 2.13).
-        if scaler is None or not any(met.item() for met in scaler._found_inf_per_device(optimizer).values()):
-            return None
-        return scaler.get_scale()
+        # Only what the scaler has met is an overflow: for a gradient that went bad later the scale would never come
+        # down. The scaler has no public way to ask (torch 2.13).
+        overflow = scaler is not None and any(met.item() for met in scaler._found_inf_per_device(optimizer).values())
+        scale = scaler.get_scale() if overflow else None
+        network, step = self.module.model, self.module.global_step
+        fault = nonfinite(network, step, losses.tolist(), norm.item(), scale, lambda i: self.look_again(window[i]))
+        of_ranks = [fault] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(of_ranks, fault)
+        return max(of_ranks)
 
     def look_again(self, trained: TrainedBatch) -> str:
         """Where the loss of a batch became bad, seen by running it again."""
@@ -170,17 +151,6 @@ class GuardedStep:
         with self.module.trainer.precision_plugin.forward_context():
             return bad_output(self.module.model, *trained.batch)
 
-    def worst_of_ranks(self, fault: Fault) -> Fault:
-        """The worst fault that any rank has, the same on each of them: they have to do the same."""
-        world_size = self.module.trainer.world_size
-        if world_size == 1:
-            return fault
-        of_ranks = [fault] * world_size
-        torch.distributed.all_gather_object(of_ranks, fault)
-        return max(of_ranks)
-
-    # ---- checkpoints
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is known of earlier steps and, inside an accumulation window, its gradients and losses so far."""
         trainer = self.module.trainer
@@ -188,10 +158,8 @@ class GuardedStep:
         if trainer.state.fn == TrainerFn.FITTING and is_accumulating(trainer):
             self.put_back_unstepped()  # they still wait for the first batch, if this is a validation that was due
             # Ranks take the mean of their gradients when they step; only rank zero's checkpoint is kept, so do it now.
-            mean, gradients = trainer.strategy.reduce, [parameter.grad for parameter in self.module.model.parameters()]
-            checkpoint["unstepped_gradients"] = [
-                g if g is None else mean(full_tensor(g).clone()).cpu() for g in gradients
-            ]
+            mean, grads = trainer.strategy.reduce, [parameter.grad for parameter in self.module.model.parameters()]
+            checkpoint["unstepped_gradients"] = [g if g is None else mean(full_tensor(g).clone()).cpu() for g in grads]
             checkpoint["unstepped_losses"] = [mean(trained.loss.clone()).cpu() for trained in self.window]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
