@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 
 class StepProgressBar(ProgressBar):
-    """A tqdm bar over optimiser steps (Lightning's own counts micro-batches per epoch), and a line of figures after
-    each validation. Where the output is no terminal only the lines are printed.
+    """A tqdm bar over optimiser steps (Lightning's own counts batches per epoch), and a line of figures after each
+    validation. Where the output is no terminal, only the lines are printed.
 
     It is refreshed when figures are logged, every `log_every_n_steps` steps: refreshing at each step costs
     milliseconds.
@@ -23,11 +23,11 @@ class StepProgressBar(ProgressBar):
         self._evaluation: tqdm | None = None
 
     def disable(self) -> None:
-        """Called by Lightning on ranks other than zero."""
+        """Show nothing; Lightning calls this on all ranks but zero."""
         self._enabled = False
 
     def enable(self) -> None:
-        """The opposite."""
+        """Show the bars."""
         self._enabled = True
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
