@@ -258,7 +258,7 @@ class StepWatch:
         self.choices |= dict.fromkeys((Kind.NORM, Kind.GRADIENTS, Kind.LOSS), on_nonfinite)
         self.spike_factor = spike_factor
         self.norm, self.loss = RunningMedian(LEAST_NORM), RunningMedian(LEAST_LOSS)
-        self.skipped = 0  # optimiser steps in the whole run
+        self.skipped = 0  # optimiser steps since the run began
         self.skipped_in_a_row = 0  # up to now
 
     def spike(self, gpt: nn.Module, step: int, norm: float, loss: float) -> Fault:

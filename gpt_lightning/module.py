@@ -145,8 +145,8 @@ class GPTModule(L.LightningModule):
         return parameter_groups(self.model, h.learning_rate, (h.beta1, h.beta2), h.weight_decay, *muon)
 
     def total_optimizer_steps(self) -> int:
-        """Optimiser steps of the whole run. Not `trainer.estimated_stepping_batches`: that sets the loaders up again
-        and loses a resumed loader's position (Lightning issue 20550)."""
+        """Optimiser steps from the run's beginning to its end. Not `trainer.estimated_stepping_batches`, which sets the
+        loaders up again and loses a resumed loader's position (Lightning issue 20550)."""
         trainer = self.trainer
         if trainer.max_steps > 0:
             return trainer.max_steps

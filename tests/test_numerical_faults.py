@@ -318,15 +318,15 @@ def test_a_run_with_a_skipped_step_resumes_exactly(tmp_path, corpus_file, bad_st
     def run(**trainer):
         return Run(tmp_path, corpus_file, nan, on_nonfinite="skip", steps=6, trainer=trainer)
 
-    whole = run()
-    whole.trainer.callbacks.append(SaveEveryBatch(tmp_path))
-    whole.fit()
+    uninterrupted = run()
+    uninterrupted.trainer.callbacks.append(SaveEveryBatch(tmp_path))
+    uninterrupted.fit()
     batches = [ACCUMULATED * bad_step + i - 1 for i in range(ACCUMULATED + 2)]
     for batch in batches:
         resumed = run().fit(tmp_path / f"{batch}.ckpt")
-        assert same(resumed.states[-1], whole.states[-1]), batch
-        assert resumed.module.guard.watch.state_dict() == whole.module.guard.watch.state_dict(), batch
-        assert resumed.logged[6] == whole.logged[6], batch
+        assert same(resumed.states[-1], uninterrupted.states[-1]), batch
+        assert resumed.module.guard.watch.state_dict() == uninterrupted.module.guard.watch.state_dict(), batch
+        assert resumed.logged[6] == uninterrupted.logged[6], batch
 
 
 def test_a_checkpoint_saved_before_a_resumed_run_has_trained_keeps_the_batches_of_the_step(tmp_path, corpus_file):
@@ -355,9 +355,9 @@ def test_a_run_that_stopped_can_go_on_without_the_bad_step(tmp_path, corpus_file
     stopped.trainer.callbacks += [ExactResume(), last]
     assert "at optimiser step 5" in stopped.error()
     resumed = Run(tmp_path, corpus_file, nan, on_nonfinite="skip").fit(tmp_path / "last.ckpt")
-    whole = Run(tmp_path, corpus_file, nan, on_nonfinite="skip").fit()
-    assert same(resumed.states[-1], whole.states[-1])
-    assert resumed.module.guard.watch.state_dict() == whole.module.guard.watch.state_dict()
+    uninterrupted = Run(tmp_path, corpus_file, nan, on_nonfinite="skip").fit()
+    assert same(resumed.states[-1], uninterrupted.states[-1])
+    assert resumed.module.guard.watch.state_dict() == uninterrupted.module.guard.watch.state_dict()
 
 
 # ---- fp16
