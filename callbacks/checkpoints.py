@@ -25,7 +25,7 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(self, every_n_train_steps: PositiveInt = 100) -> None:
         check_arguments(LastCheckpoint.__init__, locals(), "last_checkpoint")
         self.every_n_train_steps = every_n_train_steps
-        # Without the version counter, each save replaces the file (AtomicCheckpointIO renames, never half-writes).
+        # Without the version counter, each save replaces the file (atomically, see AtomicCheckpointIO).
         super().__init__(
             filename="last",
             every_n_train_steps=every_n_train_steps,
@@ -34,7 +34,7 @@ class LastCheckpoint(ModelCheckpoint):
         )
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """What a run goes on from need not be saved again, unless the validation that was due in it is run now."""
+        """Do not save again the state that a run goes on from, unless a validation that was due in it is run now."""
         if not checkpoint.get(VALIDATION_DUE):
             mark_saved(self, checkpoint["global_step"])
 
