@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class AuditTrail(L.Callback):
-    """Write a line per batch, with its number, a checksum of its tokens and its loss, and stop as on SIGTERM.
+    """Write a line per batch, with its number, a checksum of its tokens, and its loss; then stop as on SIGTERM.
 
     Args:
         directory: Where to write `rank_R.jsonl`.

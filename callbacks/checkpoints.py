@@ -8,7 +8,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.exact_resume import VALIDATION_DUE, ExactResume
 from callbacks.graceful_stop import Stopped
-from gpt_lightning.errors import UserError
+from callbacks.lightning_private import is_validation_next, mark_saved, may_save, save, save_after_validation
+from gpt_lightning.ranges import PositiveInt, check_arguments
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -21,10 +22,10 @@ class LastCheckpoint(ModelCheckpoint):
         UserError: `every_n_train_steps` is below 1.
     """
 
-    def __init__(self, every_n_train_steps: int = 100) -> None:
-        if every_n_train_steps < 1:
-            raise UserError(f"last_checkpoint.every_n_train_steps is {every_n_train_steps} but must be at least 1.")
-        # Without the version counter, each save replaces the file (AtomicCheckpointIO renames, never half-writes).
+    def __init__(self, every_n_train_steps: PositiveInt = 100) -> None:
+        check_arguments(LastCheckpoint.__init__, locals(), "last_checkpoint")
+        self.every_n_train_steps = every_n_train_steps
+        # Without the version counter, each save replaces the file (atomically, see AtomicCheckpointIO).
         super().__init__(
             filename="last",
             every_n_train_steps=every_n_train_steps,
@@ -33,21 +34,21 @@ class LastCheckpoint(ModelCheckpoint):
         )
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """What a run goes on from need not be saved again, unless the validation that was due in it is run now."""
+        """Do not save again the state that a run goes on from, unless a validation that was due in it is run now."""
         if not checkpoint.get(VALIDATION_DUE):
-            self._last_global_step_saved = checkpoint["global_step"]
+            mark_saved(self, checkpoint["global_step"])
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Save at every n-th step; where a validation follows, after that, so that none is lost or seen twice."""
-        if trainer.global_step % self._every_n_train_steps == 0 and not self._should_skip_saving_checkpoint(trainer):
-            loop = trainer.fit_loop
-            self._defer_save_until_validation = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-            if not self._defer_save_until_validation:
-                super().on_train_batch_end(trainer, *args)
+        if trainer.global_step % self.every_n_train_steps == 0 and may_save(self, trainer):
+            if is_validation_next(trainer):
+                save_after_validation(self)
+            else:
+                save(self, trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save where training can go on exactly: between two steps after a signal, else where the step began."""
-        # Only after a signal is every rank here; alone, one would wait for the others for ever.
+        # Only a signal brings every rank here; a rank alone would wait for the others for ever.
         alone = trainer.world_size > 1 and not isinstance(exception, Stopped)
         if alone or isinstance(exception, KeyboardInterrupt):
             return
@@ -55,13 +56,13 @@ class LastCheckpoint(ModelCheckpoint):
         try:
             if resume is not None and resume.rewind(trainer, pl_module, exception):
                 self.on_train_end(trainer, pl_module)
-        except Exception as error:  # the exception that ended the run must not be buried under this one
+        except Exception as error:  # must not hide the exception that ended the run
             trainer.print(f"The state at step {trainer.global_step:,} could not be saved: {error}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save where training ended, whatever the interval."""
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        if may_save(self, trainer):
+            save(self, trainer)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -77,8 +78,8 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the best, also of a run that was moved or is named by another path, of which Lightning would forget
-        what it has and replace it by the next that comes."""
+        """Remember the best checkpoint also of a run that was moved or is named by another path: Lightning would forget
+        it, and replace it by the next."""
         best = Path(self.dirpath) / Path(state_dict["best_model_path"]).name
         if state_dict["best_model_path"] and best.is_file():
             models = {str(best): state_dict["best_model_score"]}

@@ -2,7 +2,7 @@
 an epoch or of training, or where an exception ended a step in the middle.
 
 Lightning's loops save how far each hook got, and resume differently from each place. Here every checkpoint of a fit
-says the same: "as in `on_train_batch_end` of the last whole batch", and whether the validation after it is still due.
+says the same: "as in `on_train_batch_end` of the last complete batch", and whether the validation after it is due.
 """
 
 from typing import Any
@@ -11,17 +11,18 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from callbacks.lightning_private import as_after_a_batch, is_validation_next, log_latest_batch
 from callbacks.when import batches_into_step
 from gpt_lightning.errors import UserError
+from gpt_lightning.training.guarded_step import is_accumulating
 
-Counters = dict[str, dict[str, int]]  # Lightning's progress trackers: total and current, each by ready, started, …
-STAGES = ("ready", "started", "processed", "completed")
+STAGES = ("ready", "started", "processed", "completed")  # of a batch, in Lightning's progress trackers
 VALIDATION_DUE = "validation_due"  # a key of the checkpoint
 
 
 class ExactResume(Checkpoint):
-    """Bring every checkpoint into the one form, run a validation that was due when it was saved, and on an exception
-    in the middle of a step go back to the step's start.
+    """Bring every checkpoint into one form, run a validation that was due when it was saved, and after an exception in
+    the middle of an optimiser step go back to where the step began.
 
     A `Checkpoint`, so that Lightning calls it after the callbacks that look at a validation; it has to stand before
     those that save.
@@ -51,13 +52,13 @@ class ExactResume(Checkpoint):
         """Rewrite the loops' progress, and note whether a validation is due."""
         if trainer.state.fn == TrainerFn.FITTING and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0:
             checkpoint[VALIDATION_DUE] = self._is_validation_due(trainer)
-            accumulating = trainer.fit_loop._should_accumulate()
-            as_after_a_batch(checkpoint["loops"]["fit_loop"], self._epoch, trainer.global_step, accumulating)
+            fit_loop = checkpoint["loops"]["fit_loop"]
+            as_after_a_batch(fit_loop, self._epoch, trainer.global_step, is_accumulating(trainer))
 
     def _is_validation_due(self, trainer: L.Trainer) -> bool:
         loop = trainer.fit_loop.epoch_loop
         done = self._validated_after == loop.total_batch_idx or loop.batch_progress.current.ready == 0
-        return not done and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        return not done and is_validation_next(trainer)
 
     # ---- resuming
 
@@ -78,16 +79,16 @@ class ExactResume(Checkpoint):
     # ---- exceptions
 
     def on_before_optimizer_step(self, *_: Any) -> None:
-        """From here until the batch is processed, the weights may be half updated."""
+        """From here until the batch is processed, some weights may be updated and others not."""
         self._updating = True
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Now they are whole."""
+        """Now all weights are updated."""
         self._updating = False
 
     def rewind(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> bool:
-        """After an exception: go back to where a checkpoint resumes exactly, the last whole batch or, from the middle
-        of an optimiser step, to that step's start.
+        """After an exception: go back to where a checkpoint resumes exactly, which is after the last complete batch or,
+        from the middle of an optimiser step, where that step began.
 
         Returns:
             Whether there is such a place: a batch was trained, and the weights are not half updated.
@@ -98,43 +99,19 @@ class ExactResume(Checkpoint):
         if progress.current.processed == progress.current.ready:  # the exception came between two batches
             # Before the last one's figures were logged; not in a validation that was due when this process began.
             if progress.current.completed < progress.current.ready and trainer.training:
-                trainer._logger_connector.on_batch_end()
-                trainer._logger_connector.update_train_step_metrics()
+                log_latest_batch(trainer)
             return True
-        # What we raise ourselves, on a gradient that is not finite, comes before the first weight is touched.
+        # We raise UserError, on a numerical fault, before any weight is touched.
         if self._updating and not isinstance(exception, UserError):
             return False
-        whole = batches_into_step(trainer)
-        total, current = progress.total.completed - whole, progress.current.completed - whole
-        if whole and self._start != total:
-            return False  # resumed inside an accumulation window, which began with other batches perhaps
-        (loader,) = trainer.fit_loop._combined_loader.flattened
-        loader.position -= progress.current.ready - current
+        into_step = batches_into_step(trainer)
+        total, current = progress.total.completed - into_step, progress.current.completed - into_step
+        if into_step and self._start != total:
+            return False  # resumed inside an accumulation window, which may have begun with other batches
+        trainer.train_dataloader.position -= progress.current.ready - current
         for stage in STAGES:
             setattr(progress.total, stage, total)
             setattr(progress.current, stage, current)
         progress.is_last_batch = False
         self._epoch = trainer.current_epoch  # which may have begun with the batch that failed
         return True
-
-
-def as_after_a_batch(fit_loop: dict[str, Any], epoch: int, global_step: int, accumulating: bool) -> None:
-    """Rewrite a fit loop's state as `on_train_batch_end` of its last whole batch has it.
-
-    Args:
-        fit_loop: `checkpoint["loops"]["fit_loop"]`, changed in place.
-        epoch: Of that batch, from 0. Lightning's count of those begun falls behind in a run that went on from an end.
-        global_step: Optimiser steps taken.
-        accumulating: Whether that batch was not the last of an optimiser step.
-    """
-    batches: Counters = fit_loop["epoch_loop.batch_progress"]
-    for counters in (batches["total"], batches["current"]):
-        for stage in ("ready", "started"):
-            counters[stage] = counters["processed"]
-        counters["completed"] = counters["processed"] - 1  # Lightning counts it when it resumes
-    epochs: Counters = fit_loop["epoch_progress"]
-    for counters in (epochs["total"], epochs["current"]):
-        counters["ready"] = counters["started"] = epoch + 1
-        counters["processed"] = counters["completed"] = epoch  # inside the epoch
-    # TensorBoard's axis; Lightning counts the last step when it resumes.
-    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = global_step - (not accumulating)

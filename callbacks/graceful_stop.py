@@ -25,8 +25,8 @@ class Stopped(Exception):
 
 
 class GracefulStop(L.Callback):
-    """On the first Ctrl-C or SIGTERM finish the step under way, then raise `Stopped`, which saves a checkpoint; on a
-    second Ctrl-C give up at once.
+    """On the first Ctrl-C or SIGTERM finish the step under way, then raise `Stopped`, upon which a checkpoint is saved;
+    on a second Ctrl-C give up at once.
 
     Lightning's own handler of SIGTERM stops each rank wherever it is when the signal arrives; with several ranks, some
     would wait for others that are gone.
@@ -37,7 +37,7 @@ class GracefulStop(L.Callback):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """From here on, take the signals."""
+        """From here on, handle the signals."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._receive)
 
@@ -46,7 +46,7 @@ class GracefulStop(L.Callback):
         if number == signal.SIGINT and rank_zero_only.rank == 0:
             if again:
                 raise KeyboardInterrupt
-            # Not print: a handler may come in the middle of one.
+            # Not print, which a handler may interrupt.
             os.write(2, b"\nCtrl-C: finishing this step, then saving. Once more to stop at once.\n")
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -55,16 +55,16 @@ class GracefulStop(L.Callback):
             self._stop(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """A validation is not waited for, unless by several ranks: they only agree between steps."""
+        """Do not wait for the end of a validation, unless there are several ranks: they agree only between steps."""
         if self._handlers and trainer.world_size == 1:
             self._stop(trainer)
 
     def _stop(self, trainer: L.Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(bool(self._received), all=False):
-            number = signal.Signals(self._received or signal.SIGTERM)  # of another rank, if not of this one
+            number = signal.Signals(self._received or signal.SIGTERM)  # the latter if another rank was asked
             raise Stopped("Ctrl-C" if number == signal.SIGINT else number.name, number)
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """Give the signals back."""
+        """Give the signals back to the handlers before."""
         while self._handlers:
             signal.signal(*self._handlers.popitem())

@@ -7,7 +7,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from callbacks.when import tensorboard
 
-# Curves that the run writes anyway: the tab shows their last value, so it is live, and final at the end.
+# Curves that the run writes anyway. The tab shows their last value: the present one, and in the end the final one.
 METRICS = ("val/loss", "val/bits_per_byte", "depth_scan/alarms_raised")
 
 
@@ -15,7 +15,7 @@ class HyperParameters(L.Callback):
     """Write the options of the network, the optimiser and the data for TensorBoard to compare runs by."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Once, at the start."""
+        """Write them, once."""
         writer = tensorboard(trainer)
         if writer is None:
             return
@@ -30,10 +30,10 @@ class HyperParameters(L.Callback):
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
     """Nested options as `gpt.n_layer`, in types that TensorBoard knows."""
-    found = {}
+    leaves = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{name}.")
+            leaves |= flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return found
+            leaves[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return leaves

@@ -1,4 +1,4 @@
-"""What a process says when another of the same run is gone."""
+"""What a process does when another of the same run is gone: it says so, and ends."""
 
 import os
 import sys
@@ -13,27 +13,27 @@ GRACE_SECONDS = 10.0
 
 
 class LostProcess(L.Callback):
-    """Say in one line that another process of the run is gone and how to go on, as soon as that shows: a launcher may
-    end this one, too, before it gets to its end."""
+    """Say in one line that another process of the run is gone, and how to go on, as soon as that shows: a launcher may
+    kill this one before it comes to its end."""
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say it, if that is what happened."""
         if lost_a_process(exception):
             message = (
-                f"Another of the {trainer.world_size} processes of this run ended, or no longer answers; what it said "
-                "last may tell why. Go on from the last checkpoint with --ckpt_path last."
+                f"Another of the {trainer.world_size} processes of this run ended, or no longer answers; what it last "
+                "printed may tell why. Go on from the last checkpoint with --ckpt_path last."
             )
             print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def end_with_launcher() -> None:
-    """In a process that Lightning started: end it soon after the one that did, whatever it is doing.
+    """In a process that Lightning started: end soon after the process that started it, whatever this one is doing.
 
-    What the two compute together fails by itself then, and says so better; but while processes still look for each
-    other (for 30 minutes), or over NCCL, one would wait for the other long after that was killed.
+    What the two compute together fails by itself then, with a better message. But while processes still look for each
+    other (for up to 30 minutes), and over NCCL, one would go on waiting long after the other was killed.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0" or torch.distributed.is_torchelastic_launched():
-        os.environ[LAUNCHER] = str(os.getpid())  # Lightning hands on its environment
+        os.environ[LAUNCHER] = str(os.getpid())  # the processes that Lightning starts inherit the environment
     elif LAUNCHER in os.environ:
         threading.Thread(target=_wait_for_end_of, args=(int(os.environ[LAUNCHER]),), daemon=True).start()
 
@@ -48,6 +48,7 @@ def _wait_for_end_of(launcher: int) -> None:
 
 
 def lost_a_process(error: BaseException) -> bool:
-    """Whether an error says that the processes of a run no longer reach each other; gloo's are plain RuntimeErrors."""
-    of_gloo = any(words in str(error) for words in ("/gloo/", "Application timeout caused pair closure"))
-    return isinstance(error, torch.distributed.DistError) or of_gloo
+    """Whether an error says that the processes of a run no longer reach each other."""
+    # Gloo raises plain RuntimeErrors.
+    from_gloo = any(words in str(error) for words in ("/gloo/", "Application timeout caused pair closure"))
+    return isinstance(error, torch.distributed.DistError) or from_gloo

@@ -7,12 +7,10 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
-from gpt_lightning.module import completed_logged_step
-
 
 class StepProgressBar(ProgressBar):
-    """A tqdm bar over optimiser steps (Lightning's own counts micro-batches per epoch), and a line of figures after
-    each validation. Where the output is no terminal only the lines are printed.
+    """A tqdm bar over optimiser steps (Lightning's own counts batches per epoch), and a line of figures after each
+    validation. Where the output is no terminal, only the lines are printed.
 
     It is refreshed when figures are logged, every `log_every_n_steps` steps: refreshing at each step costs
     milliseconds.
@@ -25,11 +23,11 @@ class StepProgressBar(ProgressBar):
         self._evaluation: tqdm | None = None
 
     def disable(self) -> None:
-        """Called by Lightning on ranks other than zero."""
+        """Show nothing; Lightning calls this on all ranks but zero."""
         self._enabled = False
 
     def enable(self) -> None:
-        """The opposite."""
+        """Show the bars."""
         self._enabled = True
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
@@ -45,8 +43,8 @@ class StepProgressBar(ProgressBar):
         total = trainer.max_steps if trainer.max_steps > 0 else None
         self._training = self._bar(desc="training", total=total, initial=trainer.global_step, unit="step")
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if self._training is None or not completed_logged_step(trainer):
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if self._training is None or not pl_module.completes_logged_step:
             return
         metrics = trainer.callback_metrics
         if "train/loss" in metrics:

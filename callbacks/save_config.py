@@ -9,7 +9,7 @@ from gpt_lightning.files import atomic_file
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write `config.yaml` into the run's directory, whole or not at all; Lightning's own writes into the old file."""
+    """Write `config.yaml` into the run's directory, atomically: Lightning's own callback writes into the old file."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Called by Lightning once, on rank zero."""

@@ -1,79 +1,72 @@
-"""Tokens per second and MFU: Lightning's ThroughputMonitor under our names, without its cost per batch."""
+"""Tokens per second and MFU, measured where figures are logged anyway."""
 
 import time
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ThroughputMonitor
-from lightning.pytorch.trainer.states import RunningStage
+from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch.utilities import rank_zero_only
 
-from gpt_lightning.module import completed_logged_step
+from callbacks.lightning_private import compute_dtype
 
 PEAK_MATRIX_SIZE = 1024  # large enough to reach a CPU's peak, small enough for a fraction of a second
 
 
-class Throughput(ThroughputMonitor):
+class Throughput(L.Callback):
     """Log `train/tokens_per_second` (all devices together) and `train/mfu`, averaged since the last time they were
     logged.
 
     MFU (model FLOPs utilisation) is the share of the device's peak that the network's own arithmetic uses. The peak is
     Lightning's table for known GPUs; elsewhere it is measured once, with a matrix product in float32.
 
-    The base class synchronises CUDA after every batch; this one measures only when the figures are due, and leaves out
-    the time that validation, its callbacks and checkpoints take.
+    Lightning's ThroughputMonitor synchronises CUDA after every batch; this callback measures only when the figures are
+    due, and leaves out the time that validation, its callbacks and checkpoints take.
     """
 
     def __init__(self) -> None:
-        # A window of two is the span between two logged steps.
-        super().__init__(batch_size_fn=lambda batch: len(batch[0]), length_fn=lambda b: b[0].numel(), window_size=2)
-        self._batches_since_update = 0
+        self.available_flops: float | None = None  # of this device, per second
+        self._batches = 0  # since the last logged step
+        self._since: float | None = None  # when that was, in seconds, moved on by the pauses after it
         self._paused_at: float | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the device's peak."""
-        super().setup(trainer, pl_module, stage)
-        if self.available_flops is None and stage == "fit":
-            self.available_flops = measured_peak_flops(trainer.strategy.root_device)
-            for throughput in self._throughputs.values():
-                throughput.available_flops = self.available_flops
+        if stage == "fit":
+            device = trainer.strategy.root_device
+            self.available_flops = get_available_flops(device, compute_dtype(trainer)) or measured_peak_flops(device)
+
+    @rank_zero_only
+    def on_train_start(self, *_: Any) -> None:
+        """Begin anew: the first logged step has none before it."""
+        self._batches, self._since = 0, None
 
     @rank_zero_only
     def on_train_batch_start(self, *_: Any) -> None:
         """Go on counting time after a pause."""
-        if self._paused_at is not None:
-            self._t0s[RunningStage.TRAINING] += time.perf_counter() - self._paused_at
-            self._paused_at = None
+        if self._paused_at is not None and self._since is not None:
+            self._since += time.perf_counter() - self._paused_at
+        self._paused_at = None
 
     @rank_zero_only
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Count the batch; measure and log if this optimiser step is one that logs."""
-        self._batches_since_update += 1
-        if not completed_logged_step(trainer):
+        """Count the batch; measure and log if it completes an optimiser step that is logged."""
+        self._batches += 1
+        if not pl_module.completes_logged_step:
             return
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
-        stage, batches = RunningStage.TRAINING, self._batches_since_update
-        self._batches_since_update = 0
-        self._batches[stage] += batches
-        self._samples[stage] += batches * self.batch_size_fn(batch)
-        self._lengths[stage] += batches * self.length_fn(batch)
-        self._throughputs[stage].update(
-            time=time.perf_counter() - self._t0s[stage],
-            batches=self._batches[stage],
-            samples=self._samples[stage],
-            lengths=self._lengths[stage],
-            flops=batches * pl_module.flops_per_batch,
-        )
-        figures = self._throughputs[stage].compute()
-        if "device/items_per_sec" in figures:
-            pl_module.log(
-                "train/tokens_per_second", figures["device/items_per_sec"] * trainer.world_size, rank_zero_only=True
-            )
-            pl_module.log("train/mfu", figures["device/mfu"], rank_zero_only=True)
+        now = time.perf_counter()
+        if self._since is not None:
+            batches_per_second = self._batches / (now - self._since)
+            figures = {
+                "train/tokens_per_second": batches_per_second * batch[0].numel() * trainer.world_size,
+                "train/mfu": batches_per_second * pl_module.flops_per_batch / self.available_flops,
+            }
+            pl_module.log_dict(figures, rank_zero_only=True)
+        self._batches, self._since = 0, now
 
     @rank_zero_only
     def on_validation_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -82,14 +75,8 @@ class Throughput(ThroughputMonitor):
             self._paused_at = self._paused_at or time.perf_counter()
 
     def on_save_checkpoint(self, *_: Any) -> None:
-        """As for validation."""
+        """Stop counting time, as for a validation."""
         self._paused_at = self._paused_at or time.perf_counter()
-
-    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
-        """Not measured: only training's speed is this callback's subject."""
-
-    def on_validation_end(self, *_: Any) -> None:
-        """As above."""
 
 
 def measured_peak_flops(device: torch.device) -> float:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
+from callbacks.lightning_private import tensorboard_step
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.figures import figure_to_array, figure_to_png
 from gpt_lightning.interpret.redraw import Drawn
@@ -39,7 +40,7 @@ class ValidationCallback(L.Callback):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or not self.every_n_validations:
             return
         # Lightning's x-axis, so that these curves line up with val/loss and a resume keeps or drops them with it.
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = tensorboard_step(trainer)
         if step == self._last_step:
             return  # a run that was stopped may validate the same weights twice
         due = (self._validations + 1) % self.every_n_validations == 0

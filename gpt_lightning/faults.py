@@ -1,5 +1,5 @@
 """Numerical faults before an optimiser step: a weight, loss or gradient that is NaN or infinite, or a spike. Finds
-them, puts them into words, and decides whether the step is taken, skipped, or the end of the run.
+them, puts them into words, and decides whether the step is taken or skipped, or the run stops.
 
 Knows the network's layers; nothing of Lightning, optimisers or ranks.
 """
@@ -20,27 +20,27 @@ from gpt_lightning.loss import next_token_loss
 from gpt_lightning.model import GPT
 from gpt_lightning.sharding import full_tensor
 
-WINDOW = 50  # optimiser steps that say what is usual
-AT_LEAST = 5  # as many of them must be known before anything can be called a spike
-LOSS_SPIKE = 3  # times the usual loss; of healthy runs none came above 1.2
-# A network that memorises its text has a tiny loss and tiny gradients, which jump: the usual counts as at least this.
+WINDOW = 50  # the last optimiser steps, whose median the next is compared with
+AT_LEAST = 5  # steps before anything is called a spike
+LOSS_SPIKE = 3  # times the median loss; no healthy run came above 1.2
+# A network that memorises its text has a tiny loss and tiny gradients, which jump: medians count as at least this.
 LEAST_NORM, LEAST_LOSS = 0.1, 1.0
-HUGE = 1e4  # no output of a healthy network comes near
+HUGE = 1e4  # far above any output of a healthy network
 MOST_SKIPPED = 20  # optimiser steps in a row
 ADVICE = (
     "No weight was changed in this step. Try a lower --model.learning_rate, more --model.warmup_steps, "
     "--trainer.gradient_clip_val 1.0, or skip such steps (--model.on_nonfinite, --model.on_spike)."
 )
-NO_WAY_ON = "Go on from an earlier checkpoint, with a lower --model.learning_rate."
+GO_BACK = "Go on from an earlier checkpoint, with a lower --model.learning_rate."
 
 
 class Kind(IntEnum):
-    """Of faults, the worst last: bad weights spoil the loss, and a bad loss the gradients."""
+    """What can be wrong, in ascending order: bad weights make the loss bad, and a bad loss the gradients."""
 
     NONE = 0
     SPIKE = 1
-    OVERFLOW = 2  # of fp16: its scaler skips the step and adapts
-    NORM = 3  # of gradients that are finite
+    OVERFLOW = 2  # gradients beyond fp16's range: its scaler skips the step and adapts
+    NORM = 3  # too large for float32, of gradients that are finite
     GRADIENTS = 4
     LOSS = 5
     WEIGHTS = 6
@@ -65,7 +65,7 @@ def describe_parameter(name: str) -> str:
     >>> describe_parameter("blocks.3.mlp.down.weight")
     "blocks.3.mlp.down.weight (layer 3's MLP)"
     """
-    # Without what wraps a block for activation checkpointing.
+    # Activation checkpointing wraps a block in a module whose name begins with an underscore.
     path = [step for step in name.split(".") if not step.startswith("_")]
     match path:
         case ["blocks", layer, "attention" | "norm1", *_]:
@@ -83,24 +83,19 @@ def describe_parameter(name: str) -> str:
     return f"{'.'.join(path)} ({place})"
 
 
-def not_finite(values: Tensor) -> str:
-    """How many values are NaN or infinite.
+def count_nonfinite(values: Tensor) -> str:
+    """How many values are NaN or infinite, in words.
 
-    >>> not_finite(torch.tensor([1.0, float("nan"), 3.0]))
+    >>> count_nonfinite(torch.tensor([1.0, float("nan"), 3.0]))
     '1 NaN among its 3 values'
     """
-    counts = {"NaN": values.isnan(), "inf": values.isposinf(), "-inf": values.isneginf()}
-    found = [f"{int(mask.sum()):,} {kind}" for kind, mask in counts.items() if mask.any()]
-    return f"{', '.join(found)} among its {values.numel():,} values"
-
-
-def in_words(value: float) -> str:
-    """A number to four digits, NaN, inf or -inf."""
-    return "NaN" if math.isnan(value) else f"{value:.4g}"
+    masks = {"NaN": values.isnan(), "inf": values.isposinf(), "-inf": values.isneginf()}
+    counts = [f"{int(mask.sum()):,} {kind}" for kind, mask in masks.items() if mask.any()]
+    return f"{', '.join(counts)} among its {values.numel():,} values"
 
 
 def bad_tensors(named: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
-    """Those that have a value that is NaN or infinite."""
+    """The named tensors that hold a value that is NaN or infinite."""
     if not named:
         return []
     # One look at the device for all of them.
@@ -109,46 +104,46 @@ def bad_tensors(named: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
 
 
 def bad_weights(gpt: nn.Module) -> str | None:
-    """Where weights are not finite; None if all are finite."""
+    """Which weights are not finite; None if all are finite."""
     return bad_values(gpt.named_parameters())
 
 
 def bad_values(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Which of some tensors are not finite; None if all are finite."""
+    """Which of the network's tensors, given by name, are not finite; None if all are finite."""
     bad = bad_tensors(list(named))
     if not bad:
         return None
     name, values = bad[0]
     more = f"; so have {len(bad) - 1} other parameters" if len(bad) > 1 else ""
-    return f"{describe_parameter(name)} has {not_finite(full_tensor(values))}{more}"
+    return f"{describe_parameter(name)} has {count_nonfinite(full_tensor(values))}{more}"
 
 
 def bad_optimizer_states(states: list[dict[str, Any]]) -> str | None:
-    """What is not finite in optimisers' `state_dict`s; None if all is finite."""
+    """What is not finite in the `state_dict`s of optimisers; None if everything is finite."""
     parameters = [parameter for state in states for parameter in state["state"].values()]
     named = [(name, value) for values in parameters for name, value in values.items() if isinstance(value, Tensor)]
     bad = bad_tensors(named)
-    return f"{bad[0][0]} has {not_finite(full_tensor(bad[0][1]))}" if bad else None
+    return f"{bad[0][0]} has {count_nonfinite(full_tensor(bad[0][1]))}" if bad else None
 
 
 def gradients(gpt: nn.Module) -> list[tuple[str, Tensor]]:
-    """Those that there are, in the order in which the network uses their parameters."""
+    """The gradients that there are, by name, in the order in which the network uses their parameters."""
     return [(name, p.grad) for name, p in gpt.named_parameters() if p.grad is not None]
 
 
 def bad_gradients(gpt: nn.Module) -> str | None:
-    """Where gradients are not finite; None if all are finite."""
+    """Which gradients are not finite; None if all are finite."""
     named = gradients(gpt)
     bad = bad_tensors(named)
     if not bad:
         return None
     name, values = bad[-1]
     more = f"; so have {len(bad) - 1} parameters before it, to which backward comes later" if len(bad) > 1 else ""
-    return f"{describe_parameter(name)} has {not_finite(full_tensor(values))}{more}"
+    return f"{describe_parameter(name)} has {count_nonfinite(full_tensor(values))}{more}"
 
 
 def largest_gradient(gpt: nn.Module) -> str:
-    """Where the gradient with the largest absolute value is."""
+    """In which parameter the gradient with the largest absolute value is."""
     largest = [(full_tensor(gradient.abs().max()).item(), name) for name, gradient in gradients(gpt)]
     if not largest:
         return "there is no gradient"
@@ -158,14 +153,14 @@ def largest_gradient(gpt: nn.Module) -> str:
 
 @torch.no_grad()
 def bad_output(gpt: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> str:
-    """Run a batch again whose loss was not finite, and say where the first output comes up that is not finite."""
+    """Run a batch again whose loss was not finite, and say which module is the first whose output is not finite."""
     bad: list[str] = []
     huge: list[str] = []
 
     def look(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
         largest = output.abs().max().item()
         if not bad and not math.isfinite(largest):
-            bad.append(f"{describe_parameter(name)}, with {not_finite(output)}")
+            bad.append(f"{describe_parameter(name)}, with {count_nonfinite(output)}")
         elif not bad and not huge and largest > HUGE:
             huge.append(f"; the first above {HUGE:,.0f} is that of {describe_parameter(name)}, with {largest:.4g}")
 
@@ -198,7 +193,7 @@ def nonfinite(
         overflowed_scale: The loss scale that fp16's scaler found too large in this step, if it did.
         look_again: Says where the loss at an index of `losses` became bad.
     """
-    # All three before anything is returned: with FSDP every rank has to take part, whatever its own loss.
+    # Compute all three before returning anything: with FSDP every rank has to take part, whatever its own loss.
     weights, bad = bad_weights(gpt), bad_gradients(gpt)
     largest = "" if bad or math.isfinite(norm) else largest_gradient(gpt)
     if weights:
@@ -207,13 +202,13 @@ def nonfinite(
     if bad_losses:
         first = bad_losses[0]
         which = f", in batch {first + 1} of {len(losses)}" if len(losses) > 1 else ""
-        what = f"The loss is {in_words(losses[first])} at optimiser step {step:,}{which}"
-        return Fault(Kind.LOSS, f"{what}; {look_again(first)}.")
+        value = "NaN" if math.isnan(losses[first]) else losses[first]
+        return Fault(Kind.LOSS, f"The loss is {value} at optimiser step {step:,}{which}; {look_again(first)}.")
     when = f"at optimiser step {step:,}, with a loss of {sum(losses) / len(losses):#.4g}"
     if bad:
         if overflowed_scale is None:
             return Fault(Kind.GRADIENTS, f"A gradient is not finite {when}: that of {bad}.")
-        # The scaler tries how far it can go; only below 1 it has failed.
+        # The scaler looks for a scale that works; once it is below 1, there is none.
         kind = Kind.OVERFLOW if overflowed_scale >= 1 else Kind.GRADIENTS
         return Fault(
             kind, f"A gradient overflows fp16 {when} and a loss scale of {overflowed_scale:,.10g}: that of {bad}."
@@ -227,7 +222,7 @@ def nonfinite(
 
 
 class RunningMedian:
-    """What a figure has been over the last optimiser steps: their median.
+    """The median of a figure over the last optimiser steps.
 
     Args:
         least: The median counts as at least this.
@@ -238,13 +233,13 @@ class RunningMedian:
         self.values: deque[float] = deque(maxlen=WINDOW)
 
     def times(self, value: float) -> float:
-        """`value` as a multiple of what is usual; 0 while that is not known."""
+        """`value` as a multiple of the median; 0 while too few steps are known."""
         if len(self.values) < AT_LEAST:
             return 0.0
         return value / max(self.least, statistics.median(self.values))
 
     def remember(self, value: float) -> None:
-        """Take a value into account, if it is finite."""
+        """Take a value into the median, if it is finite."""
         if math.isfinite(value):
             self.values.append(value)
 
@@ -254,8 +249,8 @@ class StepWatch:
 
     Args:
         on_nonfinite: "stop" or "skip", for a loss or gradient that is NaN or infinite.
-        on_spike: "warn", "skip" or "stop", for a gradient norm or a loss far above what is usual.
-        spike_factor: How many times the usual makes a gradient norm a spike.
+        on_spike: "warn", "skip" or "stop", for a gradient norm or a loss far above its median.
+        spike_factor: How many times its median makes a gradient norm a spike.
     """
 
     def __init__(self, on_nonfinite: str, on_spike: str, spike_factor: float) -> None:
@@ -263,29 +258,29 @@ class StepWatch:
         self.choices |= dict.fromkeys((Kind.NORM, Kind.GRADIENTS, Kind.LOSS), on_nonfinite)
         self.spike_factor = spike_factor
         self.norm, self.loss = RunningMedian(LEAST_NORM), RunningMedian(LEAST_LOSS)
-        self.skipped = 0  # optimiser steps in the whole run
+        self.skipped = 0  # optimiser steps since the run began
         self.skipped_in_a_row = 0  # up to now
 
     def spike(self, gpt: nn.Module, step: int, norm: float, loss: float) -> Fault:
-        """Whether a gradient norm or a loss, in nats, is far above what is usual."""
+        """Whether a gradient norm or a loss, in nats, is far above its median."""
         norm_times, loss_times = self.norm.times(norm), self.loss.times(loss)
         if norm_times <= self.spike_factor and loss_times <= LOSS_SPIKE:
             return NO_FAULT
         return Fault(
             Kind.SPIKE,
-            f"A spike at optimiser step {step:,}: the gradient norm is {norm:.4g}, {norm_times:.3g} times the usual, "
-            f"and the loss {loss:.4g}, {loss_times:.3g} times the usual; {largest_gradient(gpt)}.",
+            f"A spike at optimiser step {step:,}: the gradient norm is {norm:.4g}, {norm_times:.3g} times its median, "
+            f"and the loss {loss:.4g}, {loss_times:.3g} times its median; {largest_gradient(gpt)}.",
         )
 
     def takes(self, fault: Fault) -> bool:
-        """Whether the step is to be taken, rather than skipped, given what is wrong on whichever rank it is worst.
+        """Whether to take the step rather than skip it, given the worst fault of all ranks.
 
         Raises:
             UserError: the run is to stop.
         """
         choice = self.choices[fault.kind]
         if choice == "stop":
-            raise UserError(f"{fault.sentence} {NO_WAY_ON if fault.kind == Kind.WEIGHTS else ADVICE}")
+            raise UserError(f"{fault.sentence} {GO_BACK if fault.kind == Kind.WEIGHTS else ADVICE}")
         if choice == "skip" and self.skipped_in_a_row + 1 == MOST_SKIPPED:
             raise UserError(f"{MOST_SKIPPED} optimiser steps in a row are bad. {fault.sentence} {ADVICE}")
         if choice in ("take", "warn"):
@@ -296,7 +291,7 @@ class StepWatch:
         return False
 
     def remember(self, norm: float, loss: float) -> None:
-        """Take the figures of a step into account, spikes included: what lasts becomes the usual."""
+        """Take the figures of a step into the medians, spikes included: what lasts is no spike."""
         self.norm.remember(norm)
         self.loss.remember(loss)
 
@@ -310,8 +305,8 @@ class StepWatch:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The opposite."""
-        for usual, values in ((self.norm, state["norms"]), (self.loss, state["losses"])):
-            usual.values.clear()
-            usual.values.extend(values)
+        """Take up what `state_dict` returned."""
+        for median, values in ((self.norm, state["norms"]), (self.loss, state["losses"])):
+            median.values.clear()
+            median.values.extend(values)
         self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]

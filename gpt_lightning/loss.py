@@ -1,6 +1,6 @@
 """Next-token cross-entropy that never holds all logits at once.
 
-It knows the network's head and nothing of training. Shapes: N tokens of the batch, C = d_model, V vocabulary.
+Knows the network's head, and nothing of training. Shapes: N tokens of the batch, C = d_model, V vocabulary.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt_lightning.model import GPT
 
-IGNORED = -100  # PyTorch's customary target of a position that does not count
+IGNORED = -100  # PyTorch's default for the target of a position that does not count
 CHUNK_ROWS = 512  # rows of logits held at once; 512 × 50,257 float32 values are 100 MB
 # Below this many logits (64 MB in float32) one matrix product is faster than chunks.
 CHUNK_ABOVE = 2**24

@@ -27,13 +27,13 @@ def orthogonalise(matrices_NRC: Tensor) -> Tensor:
     tall = matrices_NRC.size(-2) > matrices_NRC.size(-1)
     x = (matrices_NRC.mT if tall else matrices_NRC).to(dtype)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    # Squared singular values, which the second way is about, need the digits of float32.
-    way = _through_square if x.size(-2) < x.size(-1) and dtype == torch.float32 else _directly
-    x = way(x)
+    # Squared singular values need the digits of float32.
+    iterate = _iterate_on_square if x.size(-2) < x.size(-1) and dtype == torch.float32 else _iterate
+    x = iterate(x)
     return (x.mT if tall else x).to(matrices_NRC.dtype)
 
 
-def _directly(x_NRC: Tensor) -> Tensor:
+def _iterate(x_NRC: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         m = x_NRC @ x_NRC.mT
@@ -41,9 +41,9 @@ def _directly(x_NRC: Tensor) -> Tensor:
     return x_NRC
 
 
-def _through_square(x_NRC: Tensor) -> Tensor:
-    """The same for a wide matrix, with half the arithmetic: every step multiplies x from the left by a polynomial of m,
-    so the steps are made on the square m and on the product of the polynomials alone, and x is met twice."""
+def _iterate_on_square(x_NRC: Tensor) -> Tensor:
+    """As `_iterate`, with half the arithmetic where x is wide: each step multiplies x from the left by a polynomial of
+    m, so it is enough to iterate on the square m, and to multiply x by the product of the polynomials at the end."""
     a, b, c = COEFFICIENTS
     m, product = x_NRC @ x_NRC.mT, None
     for _ in range(ITERATIONS):
@@ -55,18 +55,25 @@ def _through_square(x_NRC: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Muon on the parameter groups that have a `momentum`, AdamW on the others.
+    """Muon on the parameter groups whose `optimizer` is "muon", AdamW on those where it is "adamw".
 
     Args:
-        groups: Each with `params`, `lr` and `weight_decay`; those for Muon, matrices only, with `momentum`, those for
-            AdamW with `betas`.
+        groups: Each with `params`, `optimizer`, `lr` and `weight_decay`; Muon's, which hold matrices only, with
+            `momentum`; AdamW's with `betas`.
         fused: Whether AdamW updates all its parameters in one kernel.
     """
 
     def __init__(self, groups: list[dict[str, Any]], fused: bool) -> None:
-        self._adamw = AdamW([group for group in groups if "momentum" not in group], fused=fused)
+        self._adamw = AdamW([group for group in groups if group["optimizer"] == "adamw"], fused=fused)
         adamw_groups = iter(self._adamw.param_groups)
-        super().__init__([group if "momentum" in group else next(adamw_groups) for group in groups], {})
+        super().__init__([group if group["optimizer"] == "muon" else next(adamw_groups) for group in groups], {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As PyTorch's, which replaces the groups; those of checkpoints of before 2026-11-25 name no `optimizer`."""
+        optimizers = [group["optimizer"] for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, optimizer in zip(self.param_groups, optimizers, strict=True):
+            group["optimizer"] = optimizer
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -75,12 +82,12 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # Anew each time: loading a state replaces groups and state.
-        self._adamw.param_groups = [group for group in self.param_groups if "momentum" not in group]
+        # At every step, since loading a state replaces groups and state.
+        self._adamw.param_groups = [group for group in self.param_groups if group["optimizer"] == "adamw"]
         self._adamw.state = self.state
         self._adamw.step()
         for group in self.param_groups:
-            if "momentum" in group:
+            if group["optimizer"] == "muon":
                 self._muon_step(group)
         return loss
 

@@ -19,20 +19,21 @@ def parameter_groups(
     embedding_learning_rate: float | None = None,
     muon_momentum: float = 0.95,
 ) -> list[dict[str, Any]]:
-    """Parameters by what the optimiser does with them, with its settings. Vectors (biases, norms) never decay.
+    """The network's parameters in groups, each with its settings and, as `optimizer`, "adamw" or "muon".
 
     For AdamW alone: matrices, embeddings included; vectors. With a `muon_learning_rate`: the matrices in the blocks,
-    for Muon; embeddings; other matrices; vectors. `embedding_learning_rate` is `learning_rate` if None.
+    which go to Muon; embeddings; other matrices; vectors. Vectors (biases, norms) never decay.
+    `embedding_learning_rate` is `learning_rate` if None.
     """
     matrices = [p for p in network.parameters() if p.dim() >= 2]
     vectors = [p for p in network.parameters() if p.dim() < 2]
-    adamw = {"lr": learning_rate, "betas": betas, "weight_decay": weight_decay}
+    adamw = {"optimizer": "adamw", "lr": learning_rate, "betas": betas, "weight_decay": weight_decay}
     groups = [adamw | {"params": matrices}]
     if muon_learning_rate is not None:
         hidden = {id(p) for p in network.blocks.parameters()}
         embedding = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
         embedding_lr = learning_rate if embedding_learning_rate is None else embedding_learning_rate
-        muon = {"lr": muon_learning_rate, "momentum": muon_momentum, "weight_decay": weight_decay}
+        muon = {"optimizer": "muon", "lr": muon_learning_rate, "momentum": muon_momentum, "weight_decay": weight_decay}
         groups = [
             muon | {"params": [p for p in matrices if id(p) in hidden]},
             adamw | {"params": [p for p in matrices if id(p) in embedding], "lr": embedding_lr},
@@ -43,8 +44,8 @@ def parameter_groups(
 
 
 def build_optimizer(groups: list[dict[str, Any]], fused: bool) -> Optimizer:
-    """AdamW, or Muon if any of the `parameter_groups` is for it; `fused`: AdamW takes all parameters in one kernel."""
-    if any("momentum" in group for group in groups):
+    """Muon if one of the groups is for it, else AdamW; `fused`: AdamW updates all its parameters in one kernel."""
+    if any(group["optimizer"] == "muon" for group in groups):
         return Muon(groups, fused)
     return AdamW(groups, fused=fused)
 

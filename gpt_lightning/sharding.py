@@ -1,6 +1,5 @@
-"""FSDP: each process keeps a share of the weights, gradients and optimiser state, and has a block whole only to use it.
-
-PyTorch's `fully_shard`, which works with gloo on CPUs as with NCCL on GPUs.
+"""FSDP: each process keeps a share of the weights, gradients and optimiser state, and gathers a block's weights only
+while it uses them. By PyTorch's `fully_shard`, which works with gloo on CPUs as with NCCL on GPUs.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from gpt_lightning.model import GPT
 
 
 def shard(gpt: GPT) -> None:
-    """Share the network out among all processes: each block, and together what lies outside the blocks."""
+    """Share the network out among all processes: each block by itself, and everything outside the blocks together."""
     for block in gpt.blocks:
         fully_shard(block)
     fully_shard(gpt)
@@ -26,18 +25,18 @@ def shard(gpt: GPT) -> None:
 
 
 def reshard(gpt: nn.Module) -> None:
-    """Keep only the share of what lies outside the blocks, which stays whole after a forward without backward."""
+    """Keep only a share of what lies outside the blocks, too: it stays gathered after a forward without backward."""
     if isinstance(gpt, FSDPModule):
         gpt.reshard()
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor put together from its shares; for every process to call."""
+    """A tensor put together from its shares; every process has to call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """What this process keeps of a tensor, if it keeps a share of `parameter`; on its device."""
+    """What this process keeps of a tensor that is shared out as `parameter` is, on the device of `parameter`."""
     tensor = tensor.to(parameter.device)
     if isinstance(parameter, DTensor):
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
@@ -46,17 +45,17 @@ def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 @contextmanager
 def gathered_network(pl_module: L.LightningModule) -> Iterator[None]:
-    """For rank zero to use `pl_module.model` alone: if that is shared out, it has a whole copy there meanwhile."""
-    shared = pl_module.model
-    if isinstance(shared, FSDPModule):
-        weights = get_model_state_dict(shared, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    """Let rank zero use `pl_module.model` alone: if that is shared out, a full copy takes its place there meanwhile."""
+    network = pl_module.model
+    if isinstance(network, FSDPModule):
+        weights = get_model_state_dict(network, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if pl_module.global_rank == 0:
-            pl_module.model = GPT(shared.config).to(pl_module.device)
+            pl_module.model = GPT(network.config).to(pl_module.device)
             pl_module.model.load_state_dict(weights)
     try:
         yield
     finally:
-        pl_module.model = shared
+        pl_module.model = network
 
 
 def number_as_network(state: dict[str, Any], optimizer: Optimizer, gpt: nn.Module) -> None:

@@ -144,7 +144,24 @@ def test_steps_of_the_run_are_counted_after_accumulation(tiny_config, data):
     assert steps == 2 * math.ceil(batches / 4) == t.global_step
 
 
-def test_an_endless_run_needs_to_say_where_the_cosine_ends(tiny_config, data):
+def test_every_option_out_of_range_is_named(tiny_config):
+    with pytest.raises(UserError) as caught:
+        GPTModule(tiny_config, learning_rate=-1.0, beta2=2.0, decay_steps=0, embedding_learning_rate=math.nan)
+    assert str(caught.value) == (
+        "model.learning_rate: -1.0 is out of range: it must be above 0 and finite; "
+        "model.embedding_learning_rate: nan is out of range: it must be above 0 and finite; "
+        "model.decay_steps: 0 is out of range: it must be at least 1; "
+        "model.beta2: 2.0 is out of range: it must be at least 0 and below 1."
+    )
+
+
+def test_options_in_a_checkpoint_are_plain_numbers(tiny_config, data):
+    module = fitted(tiny_config, data, {"learning_rate": 1e-3, "decay_steps": 5})
+    assert {type(module.hparams[name]) for name in ("learning_rate", "beta1", "spike_factor")} == {float}
+    assert {type(module.hparams[name]) for name in ("warmup_steps", "decay_steps")} == {int}
+
+
+def test_an_endless_run_needs_to_say_where_its_schedule_ends(tiny_config, data):
     with pytest.raises(UserError, match="where training ends"):
         trainer(max_epochs=-1).fit(GPTModule(tiny_config), data)
 

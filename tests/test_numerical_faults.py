@@ -16,7 +16,7 @@ from gpt_lightning import faults
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.errors import UserError
 from gpt_lightning.model import GPT, GPTConfig
-from gpt_lightning.module import GPTModule, completed_logged_step
+from gpt_lightning.module import GPTModule
 
 STEPS, ACCUMULATED, LOGGED = 8, 2, 3
 NAN, INF = float("nan"), float("inf")
@@ -82,7 +82,7 @@ class Run(L.Callback):
     def on_train_batch_end(self, trainer, module, *_):
         self.states.append(state(self))
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-        if completed_logged_step(trainer):
+        if module.completes_logged_step:
             figures = trainer.callback_metrics.items()
             self.logged[trainer.global_step] = {name: value.item() for name, value in figures}
 
@@ -299,7 +299,7 @@ def test_twenty_skipped_steps_in_a_row_are_enough(tmp_path, corpus_file):
     run = Run(tmp_path, corpus_file, nan, steps=100, on_nonfinite="skip", trainer={"accumulate_grad_batches": 1})
     said = run.error()
     assert said.startswith("20 optimiser steps in a row are bad. The loss is NaN at optimiser step 24")
-    assert run.module.watch.skipped == 4 + 19
+    assert run.module.guard.watch.skipped == 4 + 19
 
 
 class SaveEveryBatch(L.Callback):
@@ -318,15 +318,15 @@ def test_a_run_with_a_skipped_step_resumes_exactly(tmp_path, corpus_file, bad_st
     def run(**trainer):
         return Run(tmp_path, corpus_file, nan, on_nonfinite="skip", steps=6, trainer=trainer)
 
-    whole = run()
-    whole.trainer.callbacks.append(SaveEveryBatch(tmp_path))
-    whole.fit()
+    uninterrupted = run()
+    uninterrupted.trainer.callbacks.append(SaveEveryBatch(tmp_path))
+    uninterrupted.fit()
     batches = [ACCUMULATED * bad_step + i - 1 for i in range(ACCUMULATED + 2)]
     for batch in batches:
         resumed = run().fit(tmp_path / f"{batch}.ckpt")
-        assert same(resumed.states[-1], whole.states[-1]), batch
-        assert resumed.module.watch.state_dict() == whole.module.watch.state_dict(), batch
-        assert resumed.logged[6] == whole.logged[6], batch
+        assert same(resumed.states[-1], uninterrupted.states[-1]), batch
+        assert resumed.module.guard.watch.state_dict() == uninterrupted.module.guard.watch.state_dict(), batch
+        assert resumed.logged[6] == uninterrupted.logged[6], batch
 
 
 def test_a_checkpoint_saved_before_a_resumed_run_has_trained_keeps_the_batches_of_the_step(tmp_path, corpus_file):
@@ -355,9 +355,9 @@ def test_a_run_that_stopped_can_go_on_without_the_bad_step(tmp_path, corpus_file
     stopped.trainer.callbacks += [ExactResume(), last]
     assert "at optimiser step 5" in stopped.error()
     resumed = Run(tmp_path, corpus_file, nan, on_nonfinite="skip").fit(tmp_path / "last.ckpt")
-    whole = Run(tmp_path, corpus_file, nan, on_nonfinite="skip").fit()
-    assert same(resumed.states[-1], whole.states[-1])
-    assert resumed.module.watch.state_dict() == whole.module.watch.state_dict()
+    uninterrupted = Run(tmp_path, corpus_file, nan, on_nonfinite="skip").fit()
+    assert same(resumed.states[-1], uninterrupted.states[-1])
+    assert resumed.module.guard.watch.state_dict() == uninterrupted.module.guard.watch.state_dict()
 
 
 # ---- fp16
@@ -388,7 +388,7 @@ def test_an_fp16_overflow_is_skipped_counted_and_recovered_from(tmp_path, corpus
 
 def test_more_overflows_than_steps_may_be_skipped_in_a_row_are_no_fault(tmp_path, corpus_file):
     run = Run(tmp_path, corpus_file, trainer=fp16(2.0**44) | {"accumulate_grad_batches": 1}, steps=40).fit()
-    assert faults.MOST_SKIPPED < run.module.watch.skipped < 40
+    assert faults.MOST_SKIPPED < run.module.guard.watch.skipped < 40
 
 
 def test_gradients_that_overflow_whatever_the_scale_stop_the_run(tmp_path, corpus_file):
@@ -442,7 +442,7 @@ def test_a_spike(tmp_path, corpus_file, capsys, choice, what):
     if choice != "stop":
         before, after = run.states[ACCUMULATED * 6 - 1], run.states[ACCUMULATED * 7 - 1]
         assert same(before, after) is (choice == "skip")
-        assert run.module.watch.skipped == (choice == "skip")
+        assert run.module.guard.watch.skipped == (choice == "skip")
 
 
 def test_a_healthy_run_says_nothing(tmp_path, corpus_file, capsys):
@@ -476,7 +476,7 @@ class WriteDown(L.Callback):
         module.configure_gradient_clipping = hook
 
     def on_train_end(self, trainer, module):
-        self.write(trainer, weights=module.model.state_dict(), watch=module.watch.state_dict())
+        self.write(trainer, weights=module.model.state_dict(), watch=module.guard.watch.state_dict())
 
 
 RANK_1 = {
@@ -551,11 +551,11 @@ def test_every_parameter_belongs_to_a_part_of_the_network():
     }
 
 
-def test_what_lasts_becomes_usual():
-    usual = faults.RunningMedian(least=0.1)
+def test_what_lasts_is_no_spike():
+    median = faults.RunningMedian(least=0.1)
     for value in (*[1.0] * 30, *[100.0] * 31, NAN, INF):
-        usual.remember(value)
-    assert usual.times(200) == 2  # of the last 50, 31 are 100
+        median.remember(value)
+    assert median.times(200) == 2  # of the last 50, 31 are 100
     assert faults.RunningMedian(0.1).times(1e9) == 0
 
 

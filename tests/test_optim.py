@@ -115,3 +115,15 @@ def test_muon_goes_on_from_its_state(tiny_config):
     train(stopped, [resumed], 2, seed=1)
     for a, b in zip(straight.parameters(), stopped.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_muon_goes_on_from_a_state_that_names_no_optimizer(tiny_config):
+    """As checkpoints do that were written before the groups had that key."""
+    gpt = GPT(tiny_config)
+    optimizer = muon_of(gpt)
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        del group["optimizer"]
+    optimizer.load_state_dict(state)
+    assert [group["optimizer"] for group in optimizer.param_groups] == ["muon", "adamw", "adamw"]
+    train(gpt, [optimizer], 1)

@@ -47,8 +47,8 @@ def one_process(directory: Path, *args: str) -> None:
     torch.set_num_threads(1)  # conftest's fixture comes after those of a module
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
-        whole = [f"--trainer.max_steps={STEPS}", "--data.batch_size=4"]
-        patch.setattr(sys, "argv", ["train.py", *OPTIONS, *whole, *args])
+        alone = [f"--trainer.max_steps={STEPS}", "--data.batch_size=4"]
+        patch.setattr(sys, "argv", ["train.py", *OPTIONS, *alone, *args])
         runpy.run_path(str(REPO / "train.py"), run_name="__main__")
 
 
@@ -96,9 +96,9 @@ def assert_same_curves(directory: Path, alone: Path, after: int = -1) -> None:
     assert list(theirs["val/loss"]) == [12, 24, 37]
     for tag in theirs:
         expected = {step: value for step, value in theirs[tag].items() if step > after}
-        found = {step: value for step, value in ours[tag].items() if after < step < STEPS}
+        actual = {step: value for step, value in ours[tag].items() if after < step < STEPS}
         rel = 2e-4 if tag.startswith("depth_scan") else 1e-5
-        assert found == pytest.approx(expected, rel=rel, abs=1e-5, nan_ok=True), tag
+        assert actual == pytest.approx(expected, rel=rel, abs=1e-5, nan_ok=True), tag
 
 
 def assert_same_weights(directory: Path, alone: Path) -> None:

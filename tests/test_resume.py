@@ -94,15 +94,15 @@ def run(
     return module, trainer.optimizers[0].state_dict()["state"], seen.rows, seen.logged
 
 
-def assert_identical(resumed, whole):
-    for ours, theirs in zip(resumed[0].state_dict().items(), whole[0].state_dict().items(), strict=True):
+def assert_identical(resumed, uninterrupted):
+    for ours, theirs in zip(resumed[0].state_dict().items(), uninterrupted[0].state_dict().items(), strict=True):
         assert ours[0] == theirs[0]
         assert torch.equal(ours[1], theirs[1]), ours[0]
-    for parameter, state in whole[1].items():
+    for parameter, state in uninterrupted[1].items():
         for name, tensor in state.items():
             assert torch.equal(resumed[1][parameter][name], tensor), (parameter, name)
-    assert resumed[2] == whole[2][len(whole[2]) - len(resumed[2]) :]
-    assert resumed[3].items() <= whole[3].items()
+    assert resumed[2] == uninterrupted[2][len(uninterrupted[2]) - len(resumed[2]) :]
+    assert resumed[3].items() <= uninterrupted[3].items()
 
 
 MUON = {"optimizer": "muon", "embedding_learning_rate": 0.1, "schedule": "linear", "gpt": VARIANTS["modern"]}
@@ -110,7 +110,7 @@ MUON = {"optimizer": "muon", "embedding_learning_rate": 0.1, "schedule": "linear
 
 @pytest.mark.parametrize(("accumulate", "options"), [(1, {}), (4, {}), (4, MUON), (1, {"precision": "64-true"})])
 def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path, corpus_file, accumulate, options):
-    whole = run(tmp_path, corpus_file, accumulate, save_all=True, **options)
+    uninterrupted = run(tmp_path, corpus_file, accumulate, save_all=True, **options)
     checkpoints = sorted(tmp_path.glob("*/*.ckpt"))
     # One per optimiser step, the last step included, and at least two more at validations, inside windows if
     # accumulating.
@@ -118,12 +118,12 @@ def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path, corpus_file, ac
     for checkpoint in checkpoints:
         # Another seed: all that training needs to know must come from the checkpoint.
         resumed = run(tmp_path, corpus_file, accumulate, ckpt_path=checkpoint, seed=99, **options)
-        assert_identical(resumed, whole)
+        assert_identical(resumed, uninterrupted)
 
 
 def test_muon_does_not_go_on_from_adamw(tmp_path, corpus_file):
     run(tmp_path, corpus_file, 1, max_steps=2, save_all=True)
-    with pytest.raises(UserError, match="adamw, from which no other can go on"):
+    with pytest.raises(UserError, match="adamw: only that can go on"):
         run(tmp_path, corpus_file, 1, ckpt_path=tmp_path / "step/step=2.ckpt", optimizer="muon")
 
 
@@ -151,34 +151,34 @@ def test_options_given_on_a_resume_win_over_the_checkpoint(tmp_path, corpus_file
 @pytest.mark.parametrize("steps", [3, 4, 8])
 def test_a_finished_run_can_be_extended_exactly(tmp_path, corpus_file, steps):
     """Steps 4 and 8 end on the last batch of an epoch."""
-    whole = run(tmp_path, corpus_file, 4)
+    uninterrupted = run(tmp_path, corpus_file, 4)
     last = LastCheckpoint(every_n_train_steps=1000)
     last.dirpath = str(tmp_path / "short")
     run(tmp_path, corpus_file, 4, max_steps=steps, extra=[last])
-    assert_identical(run(tmp_path, corpus_file, 4, ckpt_path=tmp_path / "short/last.ckpt", seed=99), whole)
+    assert_identical(run(tmp_path, corpus_file, 4, ckpt_path=tmp_path / "short/last.ckpt", seed=99), uninterrupted)
 
 
 @pytest.mark.parametrize(("first", "second"), [(3, 5), (4, 5), (4, 8), (4, 6), (5, 8)])
 def test_a_run_can_be_extended_twice(tmp_path, corpus_file, first, second):
-    whole = run(tmp_path, corpus_file, 4)
+    uninterrupted = run(tmp_path, corpus_file, 4)
     ckpt_path = None
     for steps in (first, second):
         last = LastCheckpoint(every_n_train_steps=1000)
         last.dirpath = str(tmp_path / f"until {steps}")
         run(tmp_path, corpus_file, 4, max_steps=steps, ckpt_path=ckpt_path, extra=[last])
         ckpt_path = tmp_path / f"until {steps}/last.ckpt"
-    assert_identical(run(tmp_path, corpus_file, 4, ckpt_path=ckpt_path, seed=99), whole)
+    assert_identical(run(tmp_path, corpus_file, 4, ckpt_path=ckpt_path, seed=99), uninterrupted)
 
 
 @pytest.mark.parametrize("batch", [4, 6, 7, 13, 20, 27])
 def test_a_run_that_was_stopped_early_goes_on_exactly(tmp_path, corpus_file, batch):
     """That may be inside an epoch (of 14 batches) and inside an accumulation window (of 4)."""
-    whole = run(tmp_path, corpus_file, 4)
+    uninterrupted = run(tmp_path, corpus_file, 4)
     last = LastCheckpoint()
     last.dirpath = str(tmp_path / "stopped")
     stopped = run(tmp_path, corpus_file, 4, extra=[StopAt(batch), last])
     assert len(stopped[2]) == batch + 1
-    assert_identical(run(tmp_path, corpus_file, 4, ckpt_path=tmp_path / "stopped/last.ckpt", seed=99), whole)
+    assert_identical(run(tmp_path, corpus_file, 4, ckpt_path=tmp_path / "stopped/last.ckpt", seed=99), uninterrupted)
 
 
 def test_some_checkpoints_lie_inside_an_accumulation_window(tmp_path, corpus_file):

@@ -110,25 +110,25 @@ def fit(directory, corpus_file, extra=(), ckpt_path=None, **options):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, corpus_file):
-    return fit(tmp_path_factory.mktemp("whole"), corpus_file)
+def uninterrupted(tmp_path_factory, corpus_file):
+    return fit(tmp_path_factory.mktemp("uninterrupted"), corpus_file)
 
 
-def assert_went_on(stopped, resumed, whole, step):
+def assert_went_on(stopped, resumed, uninterrupted, step):
     """Weights, optimiser, batches and curves of the two together are those of the run that was never stopped."""
-    for name, tensor in whole.lightning_module.state_dict().items():
+    for name, tensor in uninterrupted.lightning_module.state_dict().items():
         assert torch.equal(resumed.lightning_module.state_dict()[name], tensor), name
-    theirs = whole.optimizers[0].state_dict()["state"]
+    theirs = uninterrupted.optimizers[0].state_dict()["state"]
     for parameter, state in resumed.optimizers[0].state_dict()["state"].items():
         assert all(torch.equal(value, theirs[parameter][name]) for name, value in state.items())
     rows = dict(stopped.datamodule.seen) | dict(resumed.datamodule.seen)
-    assert rows == dict(whole.datamodule.seen)
+    assert rows == dict(uninterrupted.datamodule.seen)
     # TensorBoard drops what lies past the checkpoint when it is resumed (purge_step).
     kept = [point for point in stopped.datamodule.curves if point[1] < step]
     # A validation that a callback broke off after its figures were logged is run again: the same figures twice.
-    assert set(kept + resumed.datamodule.curves) == set(whole.datamodule.curves)
-    assert stopped.datamodule.validations + resumed.datamodule.validations == whole.datamodule.validations
-    assert str(resumed.datamodule.scans.history) == str(whole.datamodule.scans.history)  # nan is not nan
+    assert set(kept + resumed.datamodule.curves) == set(uninterrupted.datamodule.curves)
+    assert stopped.datamodule.validations + resumed.datamodule.validations == uninterrupted.datamodule.validations
+    assert str(resumed.datamodule.scans.history) == str(uninterrupted.datamodule.scans.history)  # nan is not nan
 
 
 PLACES = [
@@ -146,13 +146,13 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("hook", "call"), [(hook, call) for hook, calls in PLACES for call in calls])
-def test_an_exception_anywhere_loses_nothing(tmp_path, corpus_file, whole, hook, call):
+def test_an_exception_anywhere_loses_nothing(tmp_path, corpus_file, uninterrupted, hook, call):
     stopped = fit(tmp_path, corpus_file, [At(hook, call, fail)])
     assert stopped.global_step < STEPS
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == stopped.global_step
     resumed = fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt")
-    assert_went_on(stopped, resumed, whole, checkpoint["global_step"])
+    assert_went_on(stopped, resumed, uninterrupted, checkpoint["global_step"])
 
 
 class FailAfterUpdate(L.Callback):
@@ -166,12 +166,12 @@ class FailAfterUpdate(L.Callback):
         optimizer.register_step_post_hook(lambda *_: fail() if trainer.global_step + 1 == self.step else None)
 
 
-def test_half_a_step_is_not_saved(tmp_path, corpus_file, whole):
+def test_half_a_step_is_not_saved(tmp_path, corpus_file, uninterrupted):
     stopped = fit(tmp_path, corpus_file, [FailAfterUpdate(7)])
     assert stopped.global_step == 6
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
     stopped.datamodule.validations = [batch for batch in stopped.datamodule.validations if batch < 8]
-    assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), whole, 4)
+    assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), uninterrupted, 4)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -187,7 +187,7 @@ def test_half_a_step_is_not_saved(tmp_path, corpus_file, whole):
     ],
 )
 def test_a_signal_ends_training_between_two_steps_and_loses_nothing(
-    tmp_path, corpus_file, whole, hook, call, step, number
+    tmp_path, corpus_file, uninterrupted, hook, call, step, number
 ):
     before = signal.getsignal(signal.SIGINT)
     stopped = fit(tmp_path, corpus_file, [At(hook, call, lambda: os.kill(os.getpid(), number))])
@@ -195,12 +195,12 @@ def test_a_signal_ends_training_between_two_steps_and_loses_nothing(
     if hook == "on_validation_batch_start":
         assert len(stopped.datamodule.validations) == 1  # and not the second one
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == step
-    assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), whole, step)
+    assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), uninterrupted, step)
     assert signal.getsignal(signal.SIGINT) == before
 
 
 @pytest.mark.parametrize("batch", [1, 8, 9, 10, 11, 12, 21])
-def test_a_time_limit_ends_training_as_a_signal_does(tmp_path, corpus_file, whole, batch):
+def test_a_time_limit_ends_training_as_a_signal_does(tmp_path, corpus_file, uninterrupted, batch):
     limit = TimeLimit("01:00:00:00")
     stopped = fit(
         tmp_path, corpus_file, [At("on_train_batch_end", batch, lambda: setattr(limit, "_duration", 0)), limit]
@@ -208,29 +208,29 @@ def test_a_time_limit_ends_training_as_a_signal_does(tmp_path, corpus_file, whol
     step = stopped.global_step
     assert batch // 2 <= step <= batch // 2 + 1
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == step
-    assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), whole, step)
+    assert_went_on(stopped, fit(tmp_path, corpus_file, ckpt_path=tmp_path / "last.ckpt"), uninterrupted, step)
 
 
 @pytest.mark.parametrize("interval", [5, BATCHES])
 def test_a_validation_that_is_broken_off_twice_is_run_in_the_end(tmp_path, corpus_file, capsys, interval):
     options = {"val_check_interval": interval}
-    whole = fit(tmp_path / "whole", corpus_file, **options)
+    uninterrupted = fit(tmp_path / "uninterrupted", corpus_file, **options)
     first = fit(tmp_path, corpus_file, [At("on_validation_start", 2, fail)], **options)
     last = tmp_path / "last.ckpt"
     second = fit(tmp_path, corpus_file, [At("on_validation_start", 1, fail)], ckpt_path=last, **options)
     assert first.global_step == second.global_step
     assert "could not be saved" not in capsys.readouterr().out
     resumed = fit(tmp_path, corpus_file, ckpt_path=last, **options)
-    assert_went_on(first, resumed, whole, second.global_step)
+    assert_went_on(first, resumed, uninterrupted, second.global_step)
 
 
-def test_a_validation_that_was_run_after_a_resume_is_not_due_again(tmp_path, corpus_file, whole):
+def test_a_validation_that_was_run_after_a_resume_is_not_due_again(tmp_path, corpus_file, uninterrupted):
     first = fit(tmp_path, corpus_file, [At("on_validation_start", 2, fail)])
     last = tmp_path / "last.ckpt"
     second = fit(tmp_path, corpus_file, [At("on_train_batch_start", 1, fail)], ckpt_path=last)
     first.datamodule.validations += second.datamodule.validations
     first.datamodule.curves += second.datamodule.curves
-    assert_went_on(first, fit(tmp_path, corpus_file, ckpt_path=last), whole, 10)
+    assert_went_on(first, fit(tmp_path, corpus_file, ckpt_path=last), uninterrupted, 10)
 
 
 @pytest.mark.parametrize(
@@ -263,14 +263,14 @@ def test_a_checkpoint_says_the_same_wherever_it_is_saved(tmp_path, corpus_file, 
 
 
 def test_where_a_validation_follows_it_is_saved_after_that(tmp_path, corpus_file):
-    found = []
+    saved = []
 
     def look():
-        found.append(torch.load(tmp_path / "last.ckpt", weights_only=True))
+        saved.append(torch.load(tmp_path / "last.ckpt", weights_only=True))
 
     fit(tmp_path, corpus_file, [At("on_train_batch_start", 9, look)], val_check_interval=8)  # saves every 4 steps of 2
-    assert found[0]["global_step"] == 4
-    assert not found[0]["validation_due"]
+    assert saved[0]["global_step"] == 4
+    assert not saved[0]["validation_due"]
 
 
 def test_a_save_that_fails_does_not_hide_why_the_run_ended(tmp_path, corpus_file, capsys):
@@ -295,7 +295,7 @@ class Looks(ValidationCallback):
 @pytest.mark.parametrize("call", [1, 2, 3, 4])
 def test_a_validation_that_was_looked_at_and_then_broken_off_is_not_looked_at_again(tmp_path, corpus_file, call):
     undisturbed, before, after = Looks(), Looks(), Looks()
-    fit(tmp_path / "whole", corpus_file, [undisturbed])
+    fit(tmp_path / "uninterrupted", corpus_file, [undisturbed])
     fit(tmp_path, corpus_file, [before, At("on_validation_end", call, fail)])
     fit(tmp_path, corpus_file, [after], ckpt_path=tmp_path / "last.ckpt")
     assert len(undisturbed.steps) == 2
@@ -316,9 +316,9 @@ class FailingScan(DepthScan):
 
 
 def test_a_scan_that_fails_is_made_again_and_counts_once(tmp_path, corpus_file):
-    whole, failing, resumed = FailingScan(), FailingScan(4), FailingScan()
-    fit(tmp_path / "whole", corpus_file, [whole])
+    uninterrupted, failing, resumed = FailingScan(), FailingScan(4), FailingScan()
+    fit(tmp_path / "uninterrupted", corpus_file, [uninterrupted])
     fit(tmp_path, corpus_file, [failing])
     assert failing.history
     fit(tmp_path, corpus_file, [resumed], ckpt_path=tmp_path / "last.ckpt")
-    assert str(resumed.history) == str(whole.history)
+    assert str(resumed.history) == str(uninterrupted.history)
