@@ -272,7 +272,7 @@ def test_only_training_needs_training_text(make_data):
     data.setup("test")
     assert sum((targets != -100).sum().item() for _, targets in data.test_dataloader()) == 1999
     for stage in ("fit", None):
-        with pytest.raises(UserError, match=r"the train split of corpus .*text\.txt is empty, since data\.percents is"):
+        with pytest.raises(UserError, match=r"The train split of corpus .*text\.txt is empty, since data\.percents is"):
             data.setup(stage)
     too_long = make_data(context_length=3600)
     too_long.setup("test")

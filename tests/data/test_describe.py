@@ -56,4 +56,4 @@ def test_the_command_prints_a_table(tmp_path, monkeypatch, capsys):
     assert "4,600" in printed
     assert "the cat" not in printed
     assert "␣" in printed
-    assert "in val stand in train, word for word (100.0%)" in printed
+    assert "in val occur in train, word for word (100.0%)" in printed
