@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.files import atomic_file
-from gpt_lightning.interpret.advice import ALARMS
-from gpt_lightning.interpret.alarms import layer_alarms
-from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS, DepthScanResult
+from gpt_lightning.interpret.alarms import ALARMS, layer_alarms
+from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS
+from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.interpret.verdicts import head_verdict
 from gpt_lightning.model import GPTConfig
@@ -214,13 +214,15 @@ def rebuilt(scan: dict) -> DepthScanResult:
         return torch.tensor([math.nan if value is None else value for value in values])
 
     layers = scan["layers"]
-    heads = {name: torch.stack([numbers([h.get(name) for h in one["heads"]]) for one in layers]) for name in HEAD_UNITS}
+    heads = {
+        name: torch.stack([numbers([h.get(name) for h in one["heads"]]) for one in layers]) for name in HEAD_METRICS
+    }
     L, H = heads["entropy"].shape
     verdicts = [
         [head_verdict({name: float(x[i, j]) for name, x in heads.items()}, scan["step"]) for j in range(H)]
         for i in range(L)
     ]
-    per_layer = {name: numbers([layer[name] for layer in layers]) for name in LAYER_UNITS}
+    per_layer = {name: numbers([layer[name] for layer in layers]) for name in LAYER_METRICS}
     sizes = (scan["sequences"], scan["tokens"], scan["step"])
     return DepthScanResult(heads, per_layer, verdicts, *sizes, [["one token"] * H] * L)
 

@@ -7,9 +7,9 @@ Random weights: what is sampled costs the same whatever it says.
 """
 
 import argparse
-import functools
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import gpt_lightning  # noqa: F401  first: it settles OpenMP's threads before torch is imported
@@ -20,6 +20,7 @@ import torch
 from benchmarks import peers
 from benchmarks.side_by_side import machine, print_table, take_turns
 from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.decoding.options import Sampling
 from gpt_lightning.device import choose_device
 from gpt_lightning.generation import generate
 from gpt_lightning.model import GPT, GPTConfig
@@ -46,10 +47,10 @@ def main() -> None:
     decoders: dict[str, Callable[[], object]] = {}
     for name in args.dtype:
         gpt = GPT(config).to(device, DTYPES[name]).eval()
-        decoders[f"gpt_lightning {name}"] = lambda gpt=gpt: list(generate(gpt, prompt, args.new))
-        if args.compile:
-            compiled = functools.partial(generate, gpt, prompt, args.new, compiled=True)
-            decoders[f"gpt_lightning {name} compiled"] = lambda compiled=compiled: list(compiled())
+        for kind in ["", " compiled"] if args.compile else [""]:
+            decoders[f"gpt_lightning {name}{kind}"] = lambda gpt=gpt, kind=kind: list(
+                islice(generate(gpt, prompt, Sampling(), compiled=bool(kind)), args.new)
+            )
         if args.nanogpt is not None:
             theirs = peers.nanogpt_network(args.nanogpt, config).to(device, DTYPES[name]).eval()
             decoders[f"nanoGPT {name}"] = lambda theirs=theirs: theirs.generate(prompt, args.new)
@@ -84,7 +85,7 @@ def first_token(gpt: GPT, prompt: torch.Tensor) -> tuple[float, float]:
             seconds.append(time.perf_counter() - start)
         return min(seconds)
 
-    return best_of(lambda: next(generate(gpt, prompt, 1))), best_of(lambda: gpt(prompt))
+    return best_of(lambda: next(generate(gpt, prompt, Sampling()))), best_of(lambda: gpt(prompt))
 
 
 if __name__ == "__main__":

@@ -10,29 +10,26 @@ from torch.utils.tensorboard import SummaryWriter
 from callbacks.when import ValidationCallback, add_picture, tensorboard
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.alarms import Alarm, what_is_wrong
-from gpt_lightning.interpret.figures import TITLES, entropy_over_time, head_matrix
+from gpt_lightning.interpret.figures import entropy_over_time, head_matrix
 from gpt_lightning.interpret.labels import token_label
+from gpt_lightning.interpret.metrics import METRICS, PICTURED
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.interpret.tables import verdict_table, worst_of
 
-LAYOUT = {  # TensorBoard's Custom Scalars: the curves that belong together in one chart
+
+def _charts(kind: str, curve: str) -> dict[str, list]:
+    """A chart for each metric that wants one of this kind, showing the curves of that name."""
+    return {name: ["Multiline", [f"depth_scan/{name}/{curve}"]] for name, row in METRICS.items() if kind in row.charts}
+
+
+LAYOUT = {  # of TensorBoard's Custom Scalars
     "Training": {
         "loss (nats per token)": ["Multiline", ["train/loss", "val/loss"]],
         "alarms": ["Multiline", ["depth_scan/alarms", "depth_scan/suspicions", "depth_scan/alarms_raised"]],
     },
-    "Depth scan: every layer": {
-        name: ["Multiline", [rf"depth_scan/{name}/layer_\d+"]]
-        for name in ("normalized_entropy", "stripe", "first_position_mass", "max_logit", "effective_rank")
-    }
-    | {
-        name: ["Multiline", [rf"depth_scan/{name}/layer_\d+"]]
-        for name in ("induction", "previous_token", "residual_norm", "block_influence")
-    },
-    "Depth scan: worst head": {
-        name: ["Multiline", [f"depth_scan/{name}/worst"]]
-        for name in ("normalized_entropy", "stripe", "max_logit", "output_norm_relative_to_residual")
-    },
+    "Depth scan: every layer": _charts("layer", r"layer_\d+"),
+    "Depth scan: worst head": _charts("worst", "worst"),
 }
 
 
@@ -125,12 +122,12 @@ class DepthScan(ValidationCallback):
 
 def write_scalars(writer: SummaryWriter, result: DepthScanResult, step: int) -> None:
     """For each metric a curve per layer, one for the worst head, and a histogram over all heads; and the alarms."""
-    layer_values = {name: result.heads[name].mean(1) for name in TITLES} | result.layers
+    layer_values = {name: result.heads[name].mean(1) for name in PICTURED} | result.layers
     for name, values in layer_values.items():
         for layer, value in enumerate(values.tolist()):
             writer.add_scalar(f"depth_scan/{name}/layer_{layer:02d}", value, step)
         writer.add_scalar(f"depth_scan/{name}/worst", worst_of(result, name), step)
-    for name in TITLES:
+    for name in PICTURED:
         finite = result.heads[name][result.heads[name].isfinite()]
         if len(finite):
             # Not the name of the picture: of two kinds under one name TensorBoard shows only the first.
@@ -142,7 +139,7 @@ def write_scalars(writer: SummaryWriter, result: DepthScanResult, step: int) -> 
 
 def write_pictures(writer: SummaryWriter, result: DepthScanResult, history: list[dict], step: int) -> None:
     """A matrix per metric, and how the layers' entropy has gone so far."""
-    for name in TITLES:
+    for name in PICTURED:
         add_picture(writer, f"depth_scan/{name}", head_matrix(result, name), step)
     steps = [scan["step"] for scan in history]
     entropies = torch.tensor([[layer["normalized_entropy"] for layer in scan["layers"]] for scan in history])

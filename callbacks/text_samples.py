@@ -1,14 +1,14 @@
-"""Text that the network writes, to TensorBoard's text tab, at validation."""
-
-import math
+"""At validation, a text that the network writes, for TensorBoard's text tab."""
 
 import lightning as L
 import tiktoken
 
 from callbacks.when import TensorBoardCallback
+from gpt_lightning.decoding.options import Sampling
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_utf8
 from gpt_lightning.model import GPT
+from gpt_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_arguments
 from gpt_lightning.sharding import reshard
 from gpt_lightning.text import generate_text
 
@@ -24,17 +24,22 @@ class TextSamples(TensorBoardCallback):
     """
 
     def __init__(
-        self, prompt: str = "\n", max_new_tokens: int = 200, temperature: float = 0.8, every_n_validations: int = 1
+        self,
+        prompt: str = "\n",
+        max_new_tokens: PositiveInt = 200,
+        temperature: NonNegativeFloat = Sampling.temperature,
+        every_n_validations: NonNegativeInt = 1,
     ) -> None:
+        check_arguments(TextSamples.__init__, locals(), "text_samples")
         super().__init__(every_n_validations)
         if not is_utf8(prompt):
-            raise UserError("text_samples.prompt holds bytes that are no UTF-8, which the run's files can't hold.")
-        if not 0 <= temperature < math.inf:
-            raise UserError(f"text_samples.temperature is {temperature} but must be 0 or more.")
+            raise UserError(
+                "text_samples.prompt holds bytes that are not UTF-8: the run's config.yaml can't store them."
+            )
         self.prompt, self.max_new_tokens, self.temperature = prompt, max_new_tokens, temperature
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Try the prompt now: one that can't be used should not wait for the first validation to end the run."""
+        """Try the prompt now: one that can't be used should end the run at once, not at the first validation."""
         if self.every_n_validations:
             sample(pl_module.model, trainer.datamodule.encoding, self.prompt, 1, self.temperature)
 
@@ -50,7 +55,8 @@ def sample(gpt: GPT, encoding: tiktoken.Encoding, prompt: str, max_new_tokens: i
     room = gpt.config.context_length - len(prompt.encode())  # a token is at least one byte
     was_training = gpt.training
     gpt.eval()
-    text = "".join(generate_text(gpt, encoding, prompt, max(1, min(max_new_tokens, room)), temperature))
+    new = max(1, min(max_new_tokens, room))
+    text = "".join(generate_text(gpt, encoding, prompt, Sampling(temperature=temperature), new))
     gpt.train(was_training)
     reshard(gpt)
     return prompt + text

@@ -1,6 +1,6 @@
 """Preallocated keys and values for decoding one token at a time.
 
-It only stores, and says where the next tokens stand: masks belong to the network, sampling to generation.py.
+It stores, and gives the positions of the next tokens; masks belong to the network, sampling to generation.py.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 class LayerCache:
     """One layer's view of the cache during one forward pass."""
 
-    visible: Tensor | None = None  # all that `append` returns
+    visible: Tensor | None = None  # no mask: everything that `append` returns may be attended to
 
     def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
         self.keys, self.values, self.length = keys, values, length
@@ -23,12 +23,12 @@ class LayerCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def positions(self, tokens: int) -> slice:
-        """Where the next `tokens` stand."""
+        """Positions of the next `tokens` tokens."""
         return slice(self.length, self.length + tokens)
 
 
 class KVCache:
-    """Keys and values of every layer for a whole context, (L, B, H, context_length, D) each, allocated once.
+    """Keys and values of every layer for a full context, (L, B, H, context_length, D) each, allocated once.
 
     Used as `cache = KVCache(gpt, batch_size=1)`, then `gpt(prompt, cache)`, then `gpt(next_token, cache)`.
     """
@@ -45,7 +45,7 @@ class KVCache:
         return LayerCache(self.keys[index], self.values[index], self.length)
 
     def positions(self, tokens: int) -> slice:
-        """Where the next `tokens` stand; ValueError if the context does not hold them."""
+        """Positions of the next `tokens` tokens; ValueError if the context does not hold them."""
         end, context_length = self.length + tokens, self.keys.size(-2)
         if end > context_length:
             raise ValueError(f"{end} tokens do not fit into a context of {context_length} tokens")
@@ -56,7 +56,7 @@ class KVCache:
         self.length += tokens
 
     def repeat(self, n: int) -> None:
-        """Let each sequence stand for `n`, one after the other, that go on from the same tokens."""
+        """Repeat each sequence `n` times in a row, so that n continuations go on from the same tokens."""
         if n > 1:
             self.keys, self.values = (x.repeat_interleave(n, dim=1) for x in (self.keys, self.values))
 
@@ -68,19 +68,19 @@ class StaticLayerCache:
         self.keys, self.values, self.position_1, self.visible = keys, values, position_1, visible_1S
 
     def append(self, k_BH1D: Tensor, v_BH1D: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one new key and value; return those of the whole context, of which `visible` are to be seen."""
+        """Store one new key and value; return those of every position, filled (`visible`) or not."""
         return self.keys.index_copy_(2, self.position_1, k_BH1D), self.values.index_copy_(2, self.position_1, v_BH1D)
 
     def positions(self, tokens: int) -> Tensor:
-        """Where the next token stands."""
+        """Position of the next token, (1,)."""
         return self.position_1
 
 
 class StaticCache:
     """A filled `KVCache` for one token at a time in shapes that never change, as compiled decoding needs them.
 
-    A step looks at the whole context, masked, and where it stands is a tensor: nothing is compiled twice, and a GPU can
-    replay the step as one graph. The caller sets `position_1` after each step, and stops at the context's end.
+    A step attends to every position through a mask, and its own position is a tensor: nothing is compiled twice, and a
+    GPU can replay the step as one graph. The caller sets `position_1` after each step, and stops at the context's end.
     """
 
     def __init__(self, cache: KVCache) -> None:
@@ -88,7 +88,7 @@ class StaticCache:
         self.position_1 = torch.tensor([cache.length], device=cache.keys.device)
         self._slots_1S = torch.arange(cache.keys.size(-2), device=cache.keys.device)[None]
         for tensor in (self.keys, self.values, self.position_1, self._slots_1S):
-            torch._dynamo.mark_static_address(tensor)  # else the graph would work on copies
+            torch._dynamo.mark_static_address(tensor)  # else the graph would read copies
 
     def layer(self, index: int) -> StaticLayerCache:
         """The cache of one layer, to append to."""
@@ -96,8 +96,8 @@ class StaticCache:
         return StaticLayerCache(self.keys[index], self.values[index], self.position_1, visible_1S)
 
     def positions(self, tokens: int) -> Tensor:
-        """Where the next token stands."""
+        """Position of the next token, (1,)."""
         return self.position_1
 
     def advance(self, tokens: int) -> None:
-        """Not here: inside a graph nothing of Python's is counted."""
+        """Do nothing: a replayed graph runs no Python, so that the caller sets `position_1`."""

@@ -7,8 +7,8 @@ Shapes: B batch, T tokens, S tokens seen so far (cache included), C = d_model, H
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +16,10 @@ from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
 from gpt_lightning.kv_cache import KVCache, LayerCache, StaticCache, StaticLayerCache
+from gpt_lightning.ranges import NonNegativeInt, PositiveInt, ShareBelowOne
 
-VOCABULARY_MULTIPLE = 64  # of ids: sizes that GPUs multiply fast, as nanoGPT has them
-LARGEST_SIZE = 2**24  # far above any network; the sizes of its matrices in bytes still fit into 64 bits
-CHOICES = {
-    "position": ("learned", "rope"),
-    "norm": ("layer", "rms"),
-    "activation": ("gelu", "gelu_erf", "relu_squared"),
-}
+VOCABULARY_MULTIPLE = 64  # GPUs multiply matrices of such sizes faster; nanoGPT rounds up to it, too
+LARGEST_SIZE = 2**24  # far above any network, and small enough for a matrix's size in bytes to fit into 64 bits
 
 
 @dataclass
@@ -35,9 +31,9 @@ class GPTConfig:
         n_head: Attention heads per block; divides d_model.
         d_model: Width of the residual stream.
         context_length: Longest sequence, in tokens.
-        vocab_size: Number of token ids. To train.py 0 means the tokenizer's, rounded up to a multiple of 64, with
-            which GPT-2 small has 124,475,904 parameters.
-        dropout: Probability of dropping embeddings, attention weights and sublayer outputs, 0 to 1 (exclusive).
+        vocab_size: Number of token ids. For train.py, 0 means as many as the tokenizer has, rounded up to a multiple
+            of 64, which gives GPT-2 small 124,475,904 parameters.
+        dropout: Probability of dropping embeddings, attention weights and sublayer outputs.
         bias: Whether linear layers and layer norms have a bias, as in GPT-2.
         tie_weights: Whether the head shares the token embedding's matrix, as in GPT-2.
         position: "learned" adds a trained vector per position, as in GPT-2; "rope" rotates queries and keys instead.
@@ -46,16 +42,16 @@ class GPTConfig:
             (Dehghani et al. 2023, here without trained scales; logits are at most √(d_model / n_head)).
         activation: The MLP's: "gelu" in its tanh form, as in GPT-2, "gelu_erf", as in nanoGPT, or "relu_squared" (So
             et al. 2021).
-        zero_init: Whether the projections that write to the residual stream begin at 0, so that every block begins as
+        zero_init: Whether the projections that write to the residual stream start at 0, so that every block starts as
             the identity (as in Yang et al. 2022), rather than as in GPT-2.
     """
 
-    n_layer: int = 12
-    n_head: int = 12
-    d_model: int = 768
-    context_length: int = 1024
-    vocab_size: int = 50257
-    dropout: float = 0.0
+    n_layer: PositiveInt = 12
+    n_head: PositiveInt = 12
+    d_model: PositiveInt = 768
+    context_length: PositiveInt = 1024
+    vocab_size: NonNegativeInt = 50257
+    dropout: ShareBelowOne = 0.0
     bias: bool = True
     tie_weights: bool = True
     position: Literal["learned", "rope"] = "learned"
@@ -69,7 +65,7 @@ class GPTConfig:
         sizes = ("n_layer", "n_head", "d_model", "context_length", "vocab_size")
         kinds = dict.fromkeys(sizes, int) | dict.fromkeys(("bias", "tie_weights", "qk_norm", "zero_init"), bool)
         wrong = [name for name, kind in kinds.items() if type(getattr(self, name)) is not kind]
-        if wrong:  # from a file: it would fail somewhere else, or pass for something else
+        if wrong:  # files hold such values, which would fail later, or pass for others, as True does for 1
             given = "; ".join(f"{name} is {getattr(self, name)!r}" for name in wrong)
             raise ValueError(f"{given}: sizes must be whole numbers, options true or false")
         problems = [
@@ -83,15 +79,16 @@ class GPTConfig:
             problems.append(f"rope needs an even head width, but d_model / n_head is {self.d_model // self.n_head}")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout is {self.dropout} but must be at least 0 and below 1")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                problems.append(f"{name} is {getattr(self, name)!r} but must be {' or '.join(map(repr, allowed))}")
+        for field in fields(self):
+            value, allowed = getattr(self, field.name), get_args(field.type)
+            if get_origin(field.type) is Literal and value not in allowed:
+                problems.append(f"{field.name} is {value!r} but must be {' or '.join(map(repr, allowed))}")
         if problems:
             raise ValueError("; ".join(problems))
 
 
 def padded_vocabulary(n_ids: int) -> int:
-    """A number of token ids, rounded up; those on top stand for no token, and are never sampled.
+    """`n_ids` rounded up to a multiple of 64; the ids on top stand for no token, and are never sampled.
 
     >>> padded_vocabulary(50257), padded_vocabulary(256)
     (50304, 256)
@@ -113,7 +110,7 @@ class Attend(nn.Module):
     def forward(self, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, visible_1S: Tensor | None = None) -> Tensor:
         T, S = q_BHTD.size(-2), k_BHSD.size(-2)
         dropout_p = self.dropout if self.training else 0.0
-        if visible_1S is not None:  # one query and the whole of a cache
+        if visible_1S is not None:  # one query and every slot of a cache
             return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=visible_1S)
         # Queries are the last T of S positions. One query sees every key; T = S is plain causal attention; only a
         # prompt that continues a cache needs a mask that is aligned to the last key.
@@ -130,7 +127,7 @@ class RotaryPositions(nn.Module):
         super().__init__()
         frequencies = base ** -(torch.arange(0, head_width, 2).float() / head_width)
         angles = torch.outer(torch.arange(context_length).float(), frequencies)
-        # Not saved: they follow from the config. Float32 under autocast; casting the whole network loses precision.
+        # Not saved: they follow from the config. Autocast leaves them in float32; casting the network would not.
         self.register_buffer("cos", torch.cat((angles.cos(), angles.cos()), -1), persistent=False)
         self.register_buffer("sin", torch.cat((-angles.sin(), angles.sin()), -1), persistent=False)
 
@@ -143,7 +140,7 @@ class RotaryPositions(nn.Module):
 
 
 def normalisation(config: GPTConfig) -> nn.Module:
-    """The norm that a block's sublayers and the head read through."""
+    """The norm in front of each sublayer and of the head."""
     if config.norm == "rms":
         return nn.RMSNorm(config.d_model, eps=1e-6)
     return nn.LayerNorm(config.d_model, bias=config.bias)
@@ -167,7 +164,7 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x_BTC.shape
         qkv = self.qkv(x_BTC).view(B, T, 3, self.n_head, C // self.n_head)
         qk, v = qkv.permute(2, 0, 3, 1, 4).split([2, 1])
-        # Queries and keys together: half as many operations, of which a small network is made.
+        # Queries and keys together: half as many operations, each of which costs a small network time.
         if self.qk_norm is not None:
             qk = self.qk_norm(qk)
         if self.rotary is not None:
@@ -220,7 +217,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The whole network: tokens in, logits out.
+    """The network: tokens in, logits out.
 
     >>> gpt = GPT(GPTConfig(n_layer=2, n_head=2, d_model=16, context_length=8, vocab_size=10))
     >>> gpt(torch.zeros(1, 4, dtype=torch.long)).shape

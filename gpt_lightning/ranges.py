@@ -7,6 +7,7 @@ longer load with weights_only=True.
 
 import math
 import operator
+from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
@@ -16,6 +17,10 @@ from gpt_lightning.errors import UserError
 
 LARGEST_INT = 2**53 - 1  # up to here every integer is exact as a floating-point number too
 _COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+
+
+class OutOfRange(ValueError, ArgumentTypeError):
+    """A value that a range does not take. Of both types: argparse passes on the message of the second only."""
 
 
 def number_type(name: str, base: type, words: str, *limits: tuple[str, float]) -> type:
@@ -36,9 +41,9 @@ def number_type(name: str, base: type, words: str, *limits: tuple[str, float]) -
             if isinstance(value, bool) or (isinstance(value, float) and number != value and value == value):
                 raise ValueError
         except (ValueError, TypeError, OverflowError):
-            raise ValueError(f"{value!r} is not a {'whole ' if base is int else ''}number") from None
+            raise OutOfRange(f"{value!r} is not a {'whole ' if base is int else ''}number") from None
         if not all(_COMPARE[sign](number, limit) for sign, limit in limits):
-            raise ValueError(f"{value} is out of range: it must be {words}")
+            raise OutOfRange(f"{value} is out of range: it must be {words}")
         return number
 
     def is_one(value: Any, _: type) -> bool:

@@ -2,21 +2,23 @@
 
 import codecs
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
+import numpy as np
 import tiktoken
 import torch
-from torch import Tensor
 
 from gpt_lightning.data.tokenizer import END_OF_TEXT, encode_bytes
+from gpt_lightning.decoding.options import Extent, Sampling
 from gpt_lightning.errors import UserError
 from gpt_lightning.generation import generate
 from gpt_lightning.model import GPT
 
 
 class TextStream:
-    """Tokens of one sequence in, pieces of text out: whole characters, and nothing of what may become a stop string.
+    """Tokens of one sequence in, pieces of text out: complete characters, and no stop string nor the start of one.
 
-    Bytes that are no UTF-8 come out as �. `ended` once a stop string or the end-of-text token has come.
+    Bytes that are not UTF-8 come out as �. `ended` is true once a stop string or the end-of-text token has come.
     """
 
     def __init__(self, encoding: tiktoken.Encoding, stop: Sequence[str] = ()) -> None:
@@ -25,19 +27,19 @@ class TextStream:
         self._held = ""
 
     def feed(self, token: int) -> str:
-        """The text that a token makes certain."""
+        """The text that can be shown now that this token has come."""
         if self.ended:
             return ""
         if self.encoding.is_special_token(token) and self.encoding.decode([token]) == END_OF_TEXT:
             return self.close()
         try:
             piece = self.encoding.decode_single_token_bytes(token)
-        except KeyError:  # an id that no token has; an untrained network may write it
+        except KeyError:  # an id without a token, which an untrained network may sample
             piece = b""
         return self._pass_on(self._decoder.decode(piece))
 
     def close(self) -> str:
-        """What was held back, where nothing more comes."""
+        """End the text: what was held back."""
         if self.ended:
             return ""
         text = self._pass_on(self._decoder.decode(b"", final=True))
@@ -46,10 +48,11 @@ class TextStream:
 
     def _pass_on(self, text: str) -> str:
         text = self._held + text
-        found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
-        if found:
+        ends = [at for stop in self.stop if (at := text.find(stop)) >= 0]
+        if ends:
             self.ended, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(ends)]
+        # Hold back what may be the start of a stop string.
         longest = max((len(stop) for stop in self.stop), default=1) - 1
         starts = range(max(0, len(text) - longest), len(text))
         cut = next((at for at in starts if any(stop.startswith(text[at:]) for stop in self.stop)), len(text))
@@ -57,85 +60,70 @@ class TextStream:
         return text[:cut]
 
 
-def generate_text(gpt: GPT, encoding: tiktoken.Encoding, prompt: str, *arguments, **options) -> Iterator[str]:
-    """As `generate_texts`, for one continuation: yields a piece for each token, and one more at the end."""
-    for (piece,) in generate_texts(gpt, encoding, prompt, 1, *arguments, **options):
-        yield piece
-
-
 def generate_texts(
-    gpt: GPT,
-    encoding: tiktoken.Encoding,
-    prompt: str,
-    samples: int,
-    max_new_tokens: int | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 1337,
-    stop: Sequence[str] = (),
-    **options,
+    gpt: GPT, encoding: tiktoken.Encoding, prompt: str, sampling: Sampling, extent: Extent, compiled: bool = False
 ) -> Iterator[list[str]]:
-    """Yield continuations of `prompt` as they are sampled: a piece of each for every token, whole characters at a time,
-    and once more, at the end, what was held back until then.
+    """Yield continuations of `prompt` as they are sampled: for every token a piece of each continuation, complete
+    characters only, and at the end the pieces that were held back until then.
 
-    A continuation ends after `max_new_tokens`, before the first stop string, or with the network's end-of-text token.
+    A continuation ends as `extent` says, or with the network's end-of-text token.
 
     Args:
         gpt: The network, in eval mode.
         encoding: The tokenizer that it was trained with.
-        prompt: Where to go on from; at least one token.
-        samples: How many continuations; the prompt goes through the network once.
-        max_new_tokens: How much to add; None means up to the end of the context, or, sliding, a context's length.
-        temperature: 0 takes the likeliest token, 1 samples as trained.
-        top_k: Sample among the k likeliest tokens only.
-        seed: The same seed gives the same text.
-        stop: Strings that end the text, and are not part of it.
-        options: top_p, min_p, repetition_penalty, slide and compiled, as for `generation.generate`.
+        prompt: At least one token.
+        sampling: How each token is drawn.
+        extent: How many continuations, and how long.
+        compiled: As for `generate`.
 
     Raises:
-        UserError: the prompt is empty or no text, or prompt and continuation don't fit into the context.
+        UserError: the prompt is empty or not text, or prompt and continuation don't fit into the context.
     """
-    streams = [TextStream(encoding, stop) for _ in range(samples)]
-    options |= {"temperature": temperature, "top_k": top_k, "samples": samples}
-    for token_B in _tokens(gpt, encoding, prompt, max_new_tokens, seed, options):
+    tokens = encode_prompt(encoding, prompt)
+    new = room_for(len(tokens), gpt.config.context_length, extent)
+    prompt_BT = torch.tensor(tokens.astype("int64"), device=gpt.head.weight.device)[None]
+    streams = [TextStream(encoding, extent.stop) for _ in range(extent.samples)]
+    for token_B in islice(generate(gpt, prompt_BT, sampling, extent.samples, encoding.n_vocab, compiled), new):
         yield [stream.feed(token) for stream, token in zip(streams, token_B.tolist(), strict=True)]
         if all(stream.ended for stream in streams):
             break
     yield [stream.close() for stream in streams]
 
 
-def _tokens(
-    gpt: GPT,
-    encoding: tiktoken.Encoding,
-    prompt: str,
-    max_new_tokens: int | None,
-    seed: int,
-    options: dict,
-) -> Iterator[Tensor]:
-    """Tokens (samples,) of each step, once the prompt is found to be one."""
+def generate_text(
+    gpt: GPT, encoding: tiktoken.Encoding, prompt: str, sampling: Sampling, max_new_tokens: int | None = None
+) -> Iterator[str]:
+    """One continuation, as by `generate_texts`: yields a piece for each token, and one more at the end."""
+    for (piece,) in generate_texts(gpt, encoding, prompt, sampling, Extent(max_new_tokens=max_new_tokens)):
+        yield piece
+
+
+def encode_prompt(encoding: tiktoken.Encoding, prompt: str) -> np.ndarray:
+    """Tokens of a prompt, at least one; UserError if there are none, or the prompt is not text."""
     try:
         tokens = encode_bytes(encoding, prompt.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError as error:
         raise UserError(
             f"The prompt holds {prompt[error.start]!a}, which is half a character; leave it out."
         ) from error
-    context_length = gpt.config.context_length
     if len(tokens) == 0:
         raise UserError("The prompt is empty; give at least one character to go on from.")
-    room = context_length - len(tokens)
-    if options.get("slide"):
-        max_new_tokens = context_length if max_new_tokens is None else max_new_tokens
-    elif room < 1:
+    return tokens
+
+
+def room_for(prompt_length: int, context_length: int, extent: Extent) -> int:
+    """How many tokens to add to a prompt of `prompt_length`; UserError if they don't fit into the context."""
+    room = context_length if extent.slide else context_length - prompt_length
+    if room < 1:
         raise UserError(
-            f"The prompt is {len(tokens)} tokens long, but the network's context holds {context_length}, the "
+            f"The prompt is {prompt_length} tokens long, but the network's context holds {context_length}, the "
             "continuation included; shorten the prompt."
         )
-    elif max_new_tokens is not None and max_new_tokens > room:
+    if extent.max_new_tokens is None:
+        return room
+    if extent.max_new_tokens > room and not extent.slide:
         raise UserError(
-            f"{max_new_tokens} new tokens don't fit: the context holds {context_length}, and the prompt takes "
-            f"{len(tokens)} of them; ask for at most {room}."
+            f"{extent.max_new_tokens} new tokens don't fit: the context holds {context_length}, and the prompt takes "
+            f"{prompt_length} of them; ask for at most {room}."
         )
-    prompt_BT = torch.tensor(tokens.astype("int64"), device=gpt.head.weight.device)[None]
-    generator = torch.Generator().manual_seed(seed)
-    new = room if max_new_tokens is None else max_new_tokens
-    yield from generate(gpt, prompt_BT, new, generator=generator, n_ids=encoding.n_vocab, **options)
+    return extent.max_new_tokens

@@ -1,17 +1,32 @@
-"""Decoding with the cache gives what decoding without it gives; sampling and text behave at their edges."""
+"""Decoding with the cache equals decoding without it; sampling and text at their edges."""
 
 import base64
+import dataclasses
+from itertools import islice
 
 import pytest
 import torch
 
 from gpt_lightning.data.tokenizer import load_tokenizer
+from gpt_lightning.decoding.options import Extent, Sampling
 from gpt_lightning.errors import UserError
 from gpt_lightning.generation import generate, last_logits, penalised, sample
 from gpt_lightning.kv_cache import KVCache, StaticCache
 from gpt_lightning.model import GPT, GPTConfig
 from gpt_lightning.text import TextStream, generate_text, generate_texts
 from tests.networks import VARIANTS
+
+GREEDY = Sampling(temperature=0)
+AS_TRAINED = Sampling(temperature=1)
+
+
+def first(n: int, tokens) -> torch.Tensor:
+    """The first n steps of `generate`, (B, n)."""
+    return torch.stack(list(islice(tokens, n)), dim=1)
+
+
+def draw(logits, sampling):
+    return sample(logits, sampling, torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(params=VARIANTS)
@@ -48,8 +63,7 @@ def test_greedy_generation_equals_a_loop_without_a_cache(gpt):
     with torch.no_grad():
         for _ in range(20):
             tokens = torch.cat([tokens, gpt(tokens)[:, -1:].argmax(-1)], dim=1)
-    generated = torch.stack(list(generate(gpt, prompt, 20, temperature=0)), dim=1)
-    assert torch.equal(generated, tokens[:, 5:])
+    assert torch.equal(first(20, generate(gpt, prompt, GREEDY)), tokens[:, 5:])
 
 
 @pytest.mark.parametrize("length", [1, 5, 31])
@@ -66,7 +80,7 @@ def test_logits_with_shapes_that_never_change_equal_those_without_a_cache(gpt, l
 
 
 def test_a_decoding_step_is_captured_once_whatever_its_position(gpt):
-    """By the part of torch.compile that runs everywhere; the code that it would write for a GPU is not tested."""
+    """Tests how torch.compile captures the step, which works everywhere, not the code that it writes for a GPU."""
     captured = []
 
     def count(graph, inputs):
@@ -86,27 +100,41 @@ def test_a_decoding_step_is_captured_once_whatever_its_position(gpt):
 
 def test_sampling_follows_the_probabilities():
     logits = torch.tensor([0.6, 0.3, 0.1]).log().expand(20_000, 3)
-    drawn = sample(logits, generator=torch.Generator().manual_seed(0)).bincount() / 20_000
+    drawn = draw(logits, AS_TRAINED).bincount() / 20_000
     torch.testing.assert_close(drawn, torch.tensor([0.6, 0.3, 0.1]), atol=0.02, rtol=0)
-    cooled = sample(logits, temperature=0.5, generator=torch.Generator().manual_seed(0)).bincount() / 20_000
+    cooled = draw(logits, Sampling(temperature=0.5)).bincount() / 20_000
     torch.testing.assert_close(cooled, torch.tensor([0.36, 0.09, 0.01]) / 0.46, atol=0.02, rtol=0)
-    assert set(sample(logits, top_k=2, generator=torch.Generator().manual_seed(0)).tolist()) == {0, 1}
+    assert set(draw(logits, Sampling(top_k=2)).tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e-300])
 def test_a_tiny_temperature_gives_the_likeliest(temperature):
     logits = torch.tensor([[1.0, 3.0, 2.0], [-5.0, -7.0, -6.0]])
-    assert sample(logits, temperature).tolist() == [1, 0]
+    assert draw(logits, Sampling(temperature)).tolist() == [1, 0]
+
+
+def test_options_are_frozen_and_each_that_is_out_of_range_is_named():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GREEDY.temperature = 1
+    with pytest.raises(UserError, match=r"^sampling\.temperature: -1 is out of .*sampling\.top_k: 0 is out of range"):
+        Sampling(temperature=-1, top_k=0)
+    with pytest.raises(UserError, match=r"^extent\.samples: 1025 is out of range: it must be from 1 to 1024\.$"):
+        Extent(samples=1025)
+
+
+def test_an_empty_prompt_of_tokens_is_a_clear_error(gpt):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        next(generate(gpt, torch.zeros(1, 0, dtype=torch.long), GREEDY))
 
 
 def test_the_same_seed_gives_the_same_text(gpt):
     encoding = load_tokenizer("bytes")
-    first, again, other = (list(generate_text(gpt, encoding, "abc", seed=seed)) for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
+    one, again, other = (list(generate_text(gpt, encoding, "abc", Sampling(seed=seed))) for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
 
 
-def test_characters_of_several_bytes_come_out_whole(tiny_config):
+def test_characters_of_several_bytes_are_never_split(tiny_config):
     """A network that can only say the three bytes of "€", one after the other."""
     gpt = GPT(tiny_config)
     euro = "€".encode()
@@ -120,7 +148,7 @@ def test_characters_of_several_bytes_come_out_whole(tiny_config):
         return logits
 
     gpt.hidden_states, gpt.head.forward = hidden_states, lambda logits: logits
-    pieces = list(generate_text(gpt, load_tokenizer("bytes"), "€", max_new_tokens=7))
+    pieces = list(generate_text(gpt, load_tokenizer("bytes"), "€", AS_TRAINED, max_new_tokens=7))
     assert "".join(pieces) == "€€\ufffd"  # the last, unfinished one shows as a replacement character
     assert pieces[:6] == ["", "", "€", "", "", "€"]
 
@@ -131,16 +159,15 @@ def test_characters_of_several_bytes_come_out_whole(tiny_config):
 )
 def test_prompts_that_cannot_work_say_why(gpt, prompt, new, message):
     with pytest.raises(UserError, match=message):
-        list(generate_text(gpt, load_tokenizer("bytes"), prompt, new))
+        list(generate_text(gpt, load_tokenizer("bytes"), prompt, AS_TRAINED, new))
 
 
-# ---- what is sampled from: transformers is the oracle
+# ---- filters of sampling, against transformers
 
 
 def allowed(logits, **options):
-    """Which tokens `sample` ever draws, by drawing very often."""
-    drawn = sample(logits.expand(20_000, -1), generator=torch.Generator().manual_seed(0), **options)
-    return set(drawn.tolist())
+    """The tokens that `sample` can draw, found by drawing very often."""
+    return set(draw(logits.expand(20_000, -1), Sampling(**options)).tolist())
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
@@ -182,18 +209,16 @@ def test_the_repetition_penalty_is_that_of_transformers():
 
 def test_several_samples_of_one_prompt_are_those_of_as_many_prompts(gpt):
     prompt = torch.randint(256, (1, 5))
-    options = {"temperature": 1.0}
-    together = list(generate(gpt, prompt, 20, generator=torch.Generator().manual_seed(0), samples=3, **options))
-    apart = list(generate(gpt, prompt.repeat(3, 1), 20, generator=torch.Generator().manual_seed(0), **options))
-    assert torch.equal(torch.stack(together), torch.stack(apart))
-    assert len({tuple(row.tolist()) for row in torch.stack(together).T}) == 3
+    together = first(20, generate(gpt, prompt, AS_TRAINED, samples=3))
+    assert torch.equal(together, first(20, generate(gpt, prompt.repeat(3, 1), AS_TRAINED)))
+    assert len({tuple(row.tolist()) for row in together}) == 3
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 40])
 def test_past_the_context_it_goes_on_from_its_second_half(gpt, length):
     """Each token is the likeliest after what the window holds then, whatever was cached."""
     prompt = torch.randint(256, (1, length))
-    new = [int(token) for token in generate(gpt, prompt, 60, temperature=0, slide=True)]
+    new = first(60, generate(gpt, prompt, GREEDY))[0].tolist()
     text, window = prompt[0].tolist(), min(length, 32)
     for token in new:
         with torch.no_grad():
@@ -243,11 +268,11 @@ def test_the_end_of_text_token_ends_the_text(tmp_path):
     assert stream.ended
 
 
-def test_texts_of_one_prompt_end_each_at_its_own_place(gpt):
+def test_each_text_of_one_prompt_ends_at_its_own_place(gpt):
     encoding = load_tokenizer("bytes")
-    whole = list(generate_texts(gpt, encoding, "ab", 4, seed=3))
-    texts = ["".join(pieces) for pieces in zip(*whole, strict=True)]
+    uncut = list(generate_texts(gpt, encoding, "ab", Sampling(1, seed=3), Extent(samples=4)))
+    texts = ["".join(pieces) for pieces in zip(*uncut, strict=True)]
     assert len(set(texts)) == 4
     stop = texts[0][5]
-    cut = list(generate_texts(gpt, encoding, "ab", 4, seed=3, stop=[stop]))
+    cut = list(generate_texts(gpt, encoding, "ab", Sampling(1, seed=3), Extent(samples=4, stop=[stop])))
     assert ["".join(pieces) for pieces in zip(*cut, strict=True)] == [text.split(stop)[0] for text in texts]

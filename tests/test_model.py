@@ -1,7 +1,7 @@
 """The network against known sizes, its own definition, and GPT-2 as `transformers` implements it."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def test_rope_scores_depend_on_distance_only(tiny_config):
 
 
 def test_rope_matches_the_rotation_of_complex_numbers(tiny_config):
-    """The definition of Su et al. 2021, in another arithmetic: (x1 + i·x2)·exp(i·position·frequency)."""
+    """The definition of Su et al. 2021, in complex numbers: (x1 + i·x2)·exp(i·position·frequency)."""
     tiny_config.position = "rope"
     rotary = GPT(tiny_config).blocks[0].attention.rotary
     x = torch.randn(1, 1, 16, 8)
@@ -99,7 +99,7 @@ def test_rope_matches_the_rotation_of_complex_numbers(tiny_config):
 
 
 def test_normalised_queries_and_keys_are_those_of_qwen3():
-    """Norm per head, before positions; the projections of ours are one matrix."""
+    """The norm is per head, before positions; our three projections are one matrix."""
     options = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
     config = Qwen3Config(**options, num_hidden_layers=1, rope_theta=10_000.0, rms_norm_eps=1e-6)
     config._attn_implementation = "eager"
@@ -165,6 +165,14 @@ def test_impossible_sizes_are_all_named():
         GPTConfig(n_layer=0, n_head=3, d_model=10, dropout=1.0)
     with pytest.raises(ValueError, match="even head width"):
         GPTConfig(n_head=2, d_model=6, position="rope")
+    with pytest.raises(ValueError, match="norm is 'batch' but must be 'layer' or 'rms'; activation is 'relu' but must"):
+        GPTConfig(norm="batch", activation="relu")
+    with pytest.raises(ValueError, match=r"n_layer is True; d_model is 64\.0; bias is 1: sizes must be whole numbers"):
+        GPTConfig(n_layer=True, d_model=64.0, bias=1)
+
+
+def test_sizes_with_ranges_stay_plain_numbers(tiny_config):
+    assert {type(value) for value in asdict(replace(tiny_config, n_layer=3)).values()} == {int, float, bool, str}
 
 
 def test_flops_per_token_counts_every_matrix_product():

@@ -1,5 +1,6 @@
 """Types with ranges: what they take, from Python and from a parser, and that values stay plain numbers."""
 
+import argparse
 import math
 
 import pytest
@@ -71,6 +72,14 @@ def test_a_parser_holds_the_command_line_and_yaml_to_ranges_and_hands_on_plain_n
         with pytest.raises(Exception, match=r"thing\."):
             parser().parse_object({"thing": bad})
     assert "PositiveInt" in parser().format_help()
+
+
+def test_argparse_says_why_a_value_is_refused(capsys):
+    plain = argparse.ArgumentParser()
+    plain.add_argument("--rate", type=PositiveFloat)
+    with pytest.raises(SystemExit):
+        plain.parse_args(["--rate=0"])
+    assert "argument --rate: 0 is out of range: it must be above 0 and finite" in capsys.readouterr().err
 
 
 def test_a_caller_from_python_is_told_of_every_argument_that_is_out_of_range():

@@ -11,6 +11,7 @@ import callbacks
 from gpt_lightning.analysis import analyse
 from gpt_lightning.checkpoint import LoadedCheckpoint, load_checkpoint
 from gpt_lightning.data.tokenizer import load_tokenizer
+from gpt_lightning.decoding.options import Sampling
 from gpt_lightning.interop import save_huggingface
 from gpt_lightning.interpret import plots
 from gpt_lightning.model import GPT, GPTConfig
@@ -136,7 +137,7 @@ def test_it_is_never_written(main, loaded):
     assert out == f"{expected}\n"
     assert callbacks.sample(loaded.model, loaded.encoding, "the cat", 12, temperature=0) == expected
     # Sampled, an id that is no token would be 12 times nothing.
-    sampled = "".join(generate_text(loaded.model, loaded.encoding, "the cat", 12, temperature=0.01))
+    sampled = "".join(generate_text(loaded.model, loaded.encoding, "the cat", Sampling(temperature=0.01), 12))
     assert sampled
 
 

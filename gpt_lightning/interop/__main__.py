@@ -1,4 +1,4 @@
-"""Write a checkpoint in a form that others read."""
+"""Write a checkpoint in a form that other projects read."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="what to write in another form")
-    parser.add_argument("--tokenizer", help="bytes, gpt2 or a ranks file, for a network that comes without")
+    parser.add_argument("--tokenizer", help="bytes, gpt2 or a ranks file, for a network that comes without a tokenizer")
     parser.add_argument("--output", type=Path, required=True, metavar="DIRECTORY", help="where to write it")
     parser.add_argument("--format", choices=["huggingface", "plain"], default="huggingface")
     args = parser.parse_args()

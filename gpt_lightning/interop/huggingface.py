@@ -1,23 +1,33 @@
 """Hugging Face's GPT-2: a directory with config.json and weights in safetensors, in one file or several."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tiktoken
-from safetensors.torch import save
+import torch
+from torch import Tensor
 
 from gpt_lightning.data.tokenizer import END_OF_TEXT, GPT2_VOCABULARY_SIZE
 from gpt_lightning.errors import UserError
-from gpt_lightning.files import atomic_file
-from gpt_lightning.interop.gpt2_names import fill, weights_by_their_names
-from gpt_lightning.interop.json_files import read_json
+from gpt_lightning.interop.gpt2_names import IN_BLOCKS, SIZES, their_name
+from gpt_lightning.interop.network_files import (
+    CONFIG,
+    WeightFiles,
+    fill,
+    network_config,
+    read_json,
+    stored_shapes,
+    write_network,
+)
 from gpt_lightning.interop.tokenizer import save_tokenizer
-from gpt_lightning.interop.weights import WeightFiles
 from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-# What GPT-2 checkpoints have under these keys, where they have them.
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+THEIR_SIZES = SIZES | {"context_length": "n_positions"}
+# The weight of a linear layer is stored as (in, out), as their "Conv1D" has it.
+TRANSPOSED = tuple(f"{name}.weight" for name in IN_BLOCKS.values() if "c_" in name)
+# What a GPT-2 checkpoint says under these keys, if it has them.
 ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_erf"}
 AS_GPT2 = {
     "model_type": ("gpt2",),
@@ -27,7 +37,7 @@ AS_GPT2 = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
-MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks that old files hold among the weights
+MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks, which old files keep among the weights
 
 
 def load_huggingface(directory: str | Path) -> GPT:
@@ -42,7 +52,7 @@ def load_huggingface(directory: str | Path) -> GPT:
     directory = Path(directory)
     config = _network_config(read_json(directory / CONFIG), directory / CONFIG)
     weights = WeightFiles(_weight_files(directory), _full_name)
-    return fill(config, weights.shapes, weights.read, transposed=True, what=str(directory))
+    return fill(config, weights.shapes, weights.read, directory, their_name, TRANSPOSED)
 
 
 def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encoding | None = None) -> list[Path]:
@@ -51,19 +61,19 @@ def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encod
     Args:
         model: The network.
         directory: Where to write; it is made if it is missing.
-        encoding: Its tokenizer, which is written for `load_checkpoint` to find (`transformers` does not look at it),
-            and says which id ends a text. Without, that is GPT-2's if the vocabulary has GPT-2's size, rounded up or
-            not.
+        encoding: Its tokenizer, which says which id ends a text, and is written for `load_checkpoint` to find
+            (`transformers` ignores it). Without one, that id is GPT-2's if the vocabulary has GPT-2's size, rounded up
+            or not.
 
     Returns:
         The files.
 
     Raises:
-        UserError: the network has what GPT-2 has not, e.g. rotary positions.
-        OSError: they can't be written.
+        UserError: the network has something that GPT-2 lacks, e.g. rotary positions.
+        OSError: the files can't be written.
     """
     directory, c = Path(directory), model.config
-    weights = weights_by_their_names(model, transposed=True)
+    weights = _their_weights(model)
     if encoding is not None:
         end_of_text = encoding.encode_single_token(END_OF_TEXT) if END_OF_TEXT in encoding.special_tokens_set else None
     else:
@@ -72,12 +82,8 @@ def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encod
     config = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "n_layer": c.n_layer,
-        "n_head": c.n_head,
-        "n_embd": c.d_model,
-        "n_positions": c.context_length,
+        **{theirs: getattr(c, ours) for ours, theirs in THEIR_SIZES.items()},
         "n_ctx": c.context_length,
-        "vocab_size": c.vocab_size,
         "activation_function": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == c.activation),
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": c.tie_weights,
@@ -85,45 +91,51 @@ def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encod
         **dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text),
         "torch_dtype": "float32",
     }
-    with atomic_file(directory / WEIGHTS) as file:
-        file.write(save(weights, metadata={"format": "pt"}))
-    with atomic_file(directory / CONFIG) as file:
-        file.write(json.dumps(config, indent=2).encode() + b"\n")
-    files = [directory / CONFIG, directory / WEIGHTS]
+    files = write_network(directory, config, WEIGHTS, weights)
     return files if encoding is None else [*files, save_tokenizer(encoding, directory)]
+
+
+def _their_weights(gpt: GPT) -> dict[str, Tensor]:
+    """Weights by their names; a bias that the network lacks is zeros.
+
+    Raises:
+        UserError: the network has something that GPT-2 lacks.
+    """
+    config = gpt.config
+    gpt2 = {"position": ["learned"], "norm": ["layer"], "qk_norm": [False], "activation": ["gelu", "gelu_erf"]}
+    if beyond := [f"{name}: {getattr(config, name)}" for name in gpt2 if getattr(config, name) not in gpt2[name]]:
+        raise UserError(f"GPT-2 has no {', no '.join(beyond)}: such a network cannot be written in its format.")
+    ours, written = gpt.state_dict(), {}
+    for name, shape in stored_shapes(replace(config, bias=True)).items():
+        weight, theirs = ours[name] if name in ours else torch.zeros(shape), their_name(name)
+        written[theirs] = weight.mT if theirs.endswith(TRANSPOSED) else weight
+    return written
 
 
 def _network_config(config: dict[str, Any], path: Path) -> GPTConfig:
     for key, allowed in AS_GPT2.items():
         if config.get(key, allowed[0] if key != "model_type" else None) not in allowed:
             raise UserError(
-                f"{path} says {key}: {config.get(key)!r}, which is no GPT-2; only {allowed[0]!r} can be read."
+                f"{path} says {key}: {config.get(key)!r}, which is not GPT-2's; only {allowed[0]!r} can be read."
             )
-    try:
-        found = GPTConfig(
-            n_layer=config["n_layer"],
-            n_head=config["n_head"],
-            d_model=config["n_embd"],
-            context_length=config["n_positions"],
-            vocab_size=config["vocab_size"],
-            dropout=config.get("resid_pdrop", 0.1),
-            tie_weights=config.get("tie_word_embeddings", True),
-            activation=ACTIVATIONS[config.get("activation_function", "gelu_new")],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} gives no sizes of a GPT-2: {error}.") from error
-    if config.get("n_inner") not in (None, 4 * found.d_model):
+    ours = network_config(
+        config,
+        THEIR_SIZES,
+        path,
+        dropout=config.get("resid_pdrop", 0.1),
+        tie_weights=config.get("tie_word_embeddings", True),
+        activation=ACTIVATIONS[config.get("activation_function", "gelu_new")],
+    )
+    if config.get("n_inner") not in (None, 4 * ours.d_model):
         raise UserError(f"{path} says n_inner: {config['n_inner']!r}, but only 4 × n_embd can be read.")
-    return found
+    return ours
 
 
 def _weight_files(directory: Path) -> list[Path]:
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     if not (directory / INDEX).is_file():
-        raise UserError(
-            f"There is no {WEIGHTS} in {directory}; other formats of weights can run code and are not read."
-        )
+        raise UserError(f"There is no {WEIGHTS} in {directory}; other formats can run code and are not read.")
     names = read_json(directory / INDEX).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
         raise UserError(f"{directory / INDEX} has no weight_map from weights to files beside it.")
@@ -131,7 +143,7 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _full_name(name: str) -> str | None:
-    """OpenAI's own conversion has no "transformer." in front; causal masks are no weights."""
+    """With "transformer." in front, which OpenAI's own conversion leaves out; None for causal masks."""
     if name.endswith(MASKS):
         return None
     return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"

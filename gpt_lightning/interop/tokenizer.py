@@ -17,13 +17,13 @@ from gpt_lightning.data.tokenizer import (
 )
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import atomic_file
-from gpt_lightning.interop.json_files import read_json
+from gpt_lightning.interop.network_files import read_json
 
 OURS = "gpt_lightning_tokenizer.json"
 
 
 def save_tokenizer(encoding: tiktoken.Encoding, directory: Path) -> Path:
-    """Write a tokenizer so that `find_tokenizer` has it again; `transformers` does not look at the file."""
+    """Write a tokenizer for `find_tokenizer` to read; `transformers` ignores the file."""
     state = tokenizer_state(encoding)
     state["ranks"] = state["ranks"].numpy().tobytes().decode()
     with atomic_file(directory / OURS) as file:
@@ -35,7 +35,7 @@ def find_tokenizer(directory: Path) -> tiktoken.Encoding | None:
     """The tokenizer that a directory holds, or None.
 
     Raises:
-        UserError: there is one, but it is damaged or not byte-level BPE as GPT-2's.
+        UserError: there is one, but it is damaged or not byte-level BPE like GPT-2's.
     """
     try:
         if (directory / OURS).is_file():
@@ -65,7 +65,7 @@ def _from_tokenizer_json(content: dict[str, Any]) -> tiktoken.Encoding:
 
 
 def _from_vocabulary(vocabulary: dict[str, int], merges: list, special: dict[str, int]) -> tiktoken.Encoding:
-    """GPT-2's files name each byte by a printable character; tiktoken merges what has the lowest id first."""
+    """GPT-2's files write each byte as a printable character; tiktoken makes the merge with the lowest id first."""
     if END_OF_TEXT in vocabulary:
         special = {END_OF_TEXT: vocabulary[END_OF_TEXT]} | special
     byte = byte_of_character()

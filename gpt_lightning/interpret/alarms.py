@@ -1,17 +1,16 @@
-"""What is wrong with a layer: alarms on the scans so far, each a conjunction that must hold in two scans in a row.
+"""What is wrong with a layer: alarms on the scans so far, which must hold in two scans in a row.
 
-Takes plain numbers, which a checkpoint can carry. One scan alone makes a suspicion, written with a question mark. A
-sink is never an alarm. Advice is in advice.py; calibrated on healthy and sick runs, see docs/calibration.md.
+ALARMS is the one table: a row is a kind of alarm with its rule, reason, words and advice. A single scan only makes a
+suspicion, written with a question mark. A sink is never an alarm. Calibrated on healthy and sick runs, see
+docs/calibration.md.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpt_lightning.interpret.advice import ALARMS
 from gpt_lightning.interpret.verdicts import DEAD_RELATIVE_TO_RESIDUAL, listed, stripe_words
 
-PERSISTENCE = 2  # scans in a row
 COLLAPSED_ENTROPY = 0.15  # of uniform attention: median over heads of each head's median row
 LARGE_LOGIT = 50
 COLLAPSED_STRIPE = 0.3
@@ -28,8 +27,35 @@ ONE_COLUMN = 0.9  # mass on a single token
 LAZY_SHARE = 0.75  # of the heads
 NO_INFLUENCE = 1e-4  # 1 − cosine between the residual stream before and after
 
-# Per layer, in every record of a scan; see `gpt_lightning.interpret.result.DepthScanResult.record`.
+# What one scan says of a layer, see layer_record.py; and the same over the scans so far, a list by each of its names.
+Record = Mapping[str, float]
 Series = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class AlarmKind:
+    """What all alarms of one kind have in common.
+
+    Attributes:
+        meaning: What is wrong, as the rest of a sentence that begins with "Layer 3".
+        when: The rule in words, for docs/.
+        advice: What to try.
+        holds: The rule: in which of the scans it holds.
+        reason: Why, in numbers of the last scan.
+        scans: In how many scans in a row it must hold to be confirmed. None: what it sees is normal in healthy models,
+            so only an ablation confirms it, and without one nobody need hear of it.
+        proof: Effects of ablating the layer's attention that confirm it at once.
+        implies: Other alarms of the same layer that say nothing more beside this one; None for all.
+    """
+
+    meaning: str
+    when: str
+    advice: str
+    holds: Callable[[Series], list[bool]]
+    reason: Callable[[Record], str]
+    scans: int | None = 2
+    proof: tuple[str, ...] = ()
+    implies: tuple[str, ...] | None = ()
 
 
 @dataclass(frozen=True)
@@ -37,7 +63,7 @@ class Alarm:
     """One thing that is wrong with one layer.
 
     Attributes:
-        kind: A key of advice.ALARMS.
+        kind: A key of ALARMS.
         layer: Counted from 0.
         reason: Why, in numbers of the last scan.
         scans: In how many scans in a row it has held, the last included.
@@ -66,22 +92,20 @@ def layer_alarms(history: Sequence[Mapping]) -> list[Alarm]:
     """
     if not history or history[-1]["step"] == 0:
         return []
-    found = []
-    layers = len(history[-1]["layers"])
     # A checkpoint of an older version may hold records that lack something.
     names = history[-1]["layers"][0].keys()
     history = [scan for scan in history if all(names <= record.keys() for record in scan["layers"])]
-    for kind, (holds, reason) in RULES.items():
-        for layer in range(layers):
+    alarms = []
+    for kind, row in ALARMS.items():
+        for layer in range(len(history[-1]["layers"])):
             records = [scan["layers"][layer] for scan in history]
             series = {name: [record[name] for record in records] for name in records[-1]}
             series["step"] = [scan["step"] for scan in history]
-            scans = _trailing(holds(series))
+            scans = _trailing(row.holds(series))
             if scans:
-                confirmed = kind == "broken" or (scans >= PERSISTENCE and kind != "lazy layer")
-                since_step = history[-scans]["step"]
-                found.append(Alarm(kind, layer, reason(records[-1]), scans, since_step, confirmed))
-    return _without_consequences(found)
+                confirmed = row.scans is not None and scans >= row.scans
+                alarms.append(Alarm(kind, layer, row.reason(records[-1]), scans, history[-scans]["step"], confirmed))
+    return [alarm for alarm in alarms if not any(_implies(other, alarm) for other in alarms)]
 
 
 def health(step: int | None, alarms: Sequence[Alarm]) -> str:
@@ -90,15 +114,20 @@ def health(step: int | None, alarms: Sequence[Alarm]) -> str:
         return "untrained"
     if any(alarm.confirmed for alarm in alarms):
         return "sick"
-    return "suspect" if any(alarm.kind != "lazy layer" for alarm in alarms) else "healthy"
+    return "suspect" if worth_saying(alarms) else "healthy"
+
+
+def worth_saying(alarms: Sequence[Alarm]) -> list[Alarm]:
+    """Those that are confirmed or may yet be, confirmed ones first; not what is normal until an ablation proves it."""
+    serious = [alarm for alarm in alarms if alarm.confirmed or ALARMS[alarm.kind].scans is not None]
+    return sorted(serious, key=lambda alarm: not alarm.confirmed)
 
 
 def what_is_wrong(step: int | None, alarms: Sequence[Alarm]) -> str:
     """One sentence for people, the most serious first."""
     if step == 0:
         return "Untrained: no optimiser step was taken yet."
-    # Heads at rest are normal in trained models; only an ablation makes a lazy layer something to speak of.
-    serious = sorted((a for a in alarms if a.confirmed or a.kind != "lazy layer"), key=lambda a: not a.confirmed)
+    serious = worth_saying(alarms)
     if not serious:
         return "Healthy: no layer raises an alarm."
     first = serious[0]
@@ -111,10 +140,6 @@ def what_is_wrong(step: int | None, alarms: Sequence[Alarm]) -> str:
     layer = "Layer" if first.confirmed else "Suspect: layer"
     kind = ALARMS[first.kind]
     return f"{layer} {first.layer} {kind.meaning} ({first.reason}){since}. Try: {kind.advice}{doubt}{also}"
-
-
-def _broken(s: Series) -> list[bool]:
-    return [broken > 0 or not finite for broken, finite in zip(s["broken_heads"], s["finite"], strict=True)]
 
 
 def _entropy_collapse(s: Series) -> list[bool]:
@@ -154,57 +179,13 @@ def _is_flat(s: Series, i: int) -> bool:
     return step >= FLAT_FROM and len(recent) >= 3 and min(recent) > FLAT * max(recent)
 
 
-def _dead_attention(s: Series) -> list[bool]:
-    return [silent == heads for silent, heads in zip(s["silent_heads"], s["heads"], strict=True)]
-
-
-def _dead_layer(s: Series) -> list[bool]:
-    return [influence < NO_INFLUENCE for influence in s["block_influence"]]
-
-
-def _dead_heads(s: Series) -> list[bool]:
-    return [bool(heads) for heads in s["dead_heads"]]
-
-
-def _lazy_layer(s: Series) -> list[bool]:
-    return [share >= LAZY_SHARE for share in s["one_column_share"]]
-
-
-# Kind → which scans it holds in, and why, from the layer's record; the most serious first.
-RULES: dict[str, tuple[Callable[[Series], list[bool]], Callable[[Mapping], str]]] = {
-    "broken": (
-        _broken,
-        lambda r: f"{r['broken_heads']} of {r['heads']} heads" if r["broken_heads"] else "what it passes on",
-    ),
-    "entropy collapse": (
-        _entropy_collapse,
-        lambda r: (
-            f"median entropy {r['normalized_entropy']:.2f} of uniform, largest logit {r['max_logit']:.0f}, "
-            f"{stripe_words(r['stripe'], r['stripe_at'])}"
-        ),
-    ),
-    "dead layer": (_dead_layer, lambda r: f"block influence {r['block_influence']:.0e}"),
-    "dead attention": (
-        _dead_attention,
-        lambda r: f"the largest head output is {r['largest_output']:.0e} of the residual stream",
-    ),
-    "dead heads": (
-        _dead_heads,
-        lambda r: f"{_heads(r['dead_heads'])} under {DEAD_RELATIVE_TO_RESIDUAL} of the residual stream",
-    ),
-    "rank collapse": (
-        _rank_collapse,
-        lambda r: f"effective rank {r['effective_rank']:.1f}, under half of its maximum or under {LEAST_RANK}",
-    ),
-    "lazy layer": (
-        _lazy_layer,
-        lambda r: f"{r['one_column_share']:.0%} of its heads put over {ONE_COLUMN:.0%} of their mass on one token",
-    ),
-}
-
-
 def _heads(numbers: Sequence[int]) -> str:
     return f"head{'s' * (len(numbers) > 1)} {listed([str(number) for number in numbers])}:"
+
+
+def _implies(one: Alarm, other: Alarm) -> bool:
+    implies = ALARMS[one.kind].implies
+    return one.layer == other.layer and one.kind != other.kind and (implies is None or other.kind in implies)
 
 
 def _trailing(holds: Sequence[bool]) -> int:
@@ -212,12 +193,77 @@ def _trailing(holds: Sequence[bool]) -> int:
     return next((count for count, held in enumerate(reversed(holds)) if not held), len(holds))
 
 
-def _without_consequences(alarms: list[Alarm]) -> list[Alarm]:
-    """What follows from another alarm of the layer says nothing more: a dead layer's attention is dead too."""
-    implied = {
-        "broken": tuple(RULES)[1:],
-        "dead layer": ("dead attention", "dead heads"),
-        "dead attention": ("dead heads",),
-    }
-    known = {(kind, alarm.layer) for alarm in alarms for kind in implied.get(alarm.kind, ())}
-    return [alarm for alarm in alarms if (alarm.kind, alarm.layer) not in known]
+# The most serious first.
+ALARMS: Mapping[str, AlarmKind] = {
+    "broken": AlarmKind(
+        meaning="has numbers that are not finite",
+        when="a head, or what the layer passes on, is not finite; one scan is enough",
+        advice="Go back to the last finite checkpoint (--ckpt_path best) with a lower --model.learning_rate or "
+        "--trainer.gradient_clip_val 1.0.",
+        holds=lambda s: [n > 0 or not finite for n, finite in zip(s["broken_heads"], s["finite"], strict=True)],
+        reason=lambda r: f"{r['broken_heads']} of {r['heads']} heads" if r["broken_heads"] else "what it passes on",
+        scans=1,
+        implies=None,
+    ),
+    "entropy collapse": AlarmKind(
+        meaning="has an entropy collapse: its attention sticks to a few tokens",
+        when=f"median entropy under {COLLAPSED_ENTROPY} of uniform (or halved), largest logit over {LARGE_LOGIT} (or "
+        f"doubled), and a stripe over {COLLAPSED_STRIPE} (under 17 tokens there are none, and the rest decides); or "
+        "¾ of the heads sharp on a stripe without being copying heads or sinks",
+        advice="Lower --model.learning_rate, more --model.warmup_steps, --trainer.gradient_clip_val 1.0; QK-norm "
+        "bounds the logits for good. Go on from a checkpoint from before the collapse: it rarely heals.",
+        holds=_entropy_collapse,
+        reason=lambda r: (
+            f"median entropy {r['normalized_entropy']:.2f} of uniform, largest logit {r['max_logit']:.0f}, "
+            f"{stripe_words(r['stripe'], r['stripe_at'])}"
+        ),
+        proof=("no effect", "harmful"),
+    ),
+    "dead layer": AlarmKind(
+        meaning="is dead: it passes the residual stream on unchanged",
+        when=f"block influence under {NO_INFLUENCE}",
+        advice="Fewer layers would do the same for less; or a lower --model.learning_rate or --model.weight_decay from "
+        "the start.",
+        holds=lambda s: [influence < NO_INFLUENCE for influence in s["block_influence"]],
+        reason=lambda r: f"block influence {r['block_influence']:.0e}",
+        implies=("dead attention", "dead heads"),
+    ),
+    "dead attention": AlarmKind(
+        meaning="has dead attention: its heads add next to nothing",
+        when=f"every head adds under {DEAD_RELATIVE_TO_RESIDUAL} of the residual stream, and none is a sink",
+        advice="Ablate it to be sure (analyze.py does). Lower --model.learning_rate or --model.weight_decay, more "
+        "--model.warmup_steps, or fewer layers.",
+        holds=lambda s: [silent == heads for silent, heads in zip(s["silent_heads"], s["heads"], strict=True)],
+        reason=lambda r: f"the largest head output is {r['largest_output']:.0e} of the residual stream",
+        proof=("no effect",),
+        implies=("dead heads",),
+    ),
+    "dead heads": AlarmKind(
+        meaning="has dead heads: they add next to nothing",
+        when="a head does, beside louder ones, and is no sink",
+        advice="Ablate them to be sure (analyze.py does). More --model.warmup_steps or a lower --model.learning_rate "
+        "keeps heads alive; fewer heads would do the same for less.",
+        holds=lambda s: [bool(heads) for heads in s["dead_heads"]],
+        reason=lambda r: f"{_heads(r['dead_heads'])} under {DEAD_RELATIVE_TO_RESIDUAL} of the residual stream",
+    ),
+    "rank collapse": AlarmKind(
+        meaning="has a rank collapse: its tokens have become alike",
+        when=f"effective rank under {LEAST_RANK}, or under half of its running maximum, which starts when the fall of "
+        "early training is over",
+        advice="Look at the layers before it for an entropy collapse or dead attention; lower --model.learning_rate or "
+        "--model.weight_decay.",
+        holds=_rank_collapse,
+        reason=lambda r: f"effective rank {r['effective_rank']:.1f}, under half of its maximum or under {LEAST_RANK}",
+    ),
+    "lazy layer": AlarmKind(
+        meaning="is lazy: nearly all its heads rest on one token each, and the loss is the same without them",
+        when=f"¾ of the heads put over {ONE_COLUMN} of their mass on one token, and an ablation finds no effect",
+        advice="Its attention is not used: fewer layers, or an output gate that gives heads another way to rest.",
+        holds=lambda s: [share >= LAZY_SHARE for share in s["one_column_share"]],
+        reason=lambda r: (
+            f"{r['one_column_share']:.0%} of its heads put over {ONE_COLUMN:.0%} of their mass on one token"
+        ),
+        scans=None,
+        proof=("no effect",),
+    ),
+}

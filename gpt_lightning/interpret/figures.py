@@ -29,38 +29,24 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 from torch import Tensor
 
-from gpt_lightning.interpret.advice import KINDS
+from gpt_lightning.interpret.metrics import HEAD_METRICS, PICTURED
 from gpt_lightning.interpret.redraw import Drawn, Frame
-from gpt_lightning.interpret.result import HEAD_UNITS, DepthScanResult
-from gpt_lightning.interpret.verdicts import Verdict
+from gpt_lightning.interpret.result import DepthScanResult
+from gpt_lightning.interpret.verdicts import KINDS, Verdict
 
 DPI = 100
 FONT = "DejaVu Sans"  # comes with matplotlib
 WIDTH, HEIGHT = 16.0, 12.0  # inches, the largest figure
 COLOURS = colormaps["viridis"].with_extremes(bad="#e9ecef")
 Box = tuple[float, float, float, float]  # left, bottom, width, height in inches
-TITLES = {
-    "normalized_entropy": "Entropy, relative to uniform",
-    "first_position_mass": "Mass on the first token",
-    "value_weighted_first_position_share": "First token, weighted by value",
-    "stripe": "Strongest later column (stripe)",
-    "local_mass": "Mass on the last 8 tokens",
-    "previous_token": "Mass on the previous token",
-    "induction": "Induction",
-    "duplicate_token": "Mass on an earlier copy",
-    "frequent_token_excess": "Preference for frequent tokens",
-    "max_logit": "Largest attention logit",
-    "entropy": "Entropy",
-    "output_norm_relative_to_residual": "Output, relative to the residual",
-}
 
 
 def head_matrix(result: DepthScanResult, metric: str) -> Drawn:
-    """One metric of HEAD_UNITS as a layer × head matrix, layer 0 on top, with the verdict's letter in each cell."""
+    """One metric of heads as a layer × head matrix, layer 0 on top, with the verdict's letter in each cell."""
     L, H = result.heads[metric].shape
     norm, width = metric_norm(metric, result), clip(2.4 + 0.6 * H, 5.5, WIDTH)
     key = key_of(result.verdicts, width)
-    frame, matrix = matrix_frame(L, H, width, key.count("\n"), norm.vmin, norm.vmax, HEAD_UNITS[metric])
+    frame, matrix = matrix_frame(L, H, width, key.count("\n"), norm.vmin, norm.vmax, HEAD_METRICS[metric].unit)
     matrix.show(result, metric)
     frame.figure.texts[0].set_text(key)
     return frame.draw()
@@ -82,14 +68,14 @@ def matrix_frame(
 def overview(result: DepthScanResult) -> Figure:
     """The main metrics side by side, for a first look at a model."""
     L, _ = result.heads["entropy"].shape
-    columns, rows = 4, math.ceil(len(TITLES) / 4)
+    columns, rows = 4, math.ceil(len(PICTURED) / 4)
     figure = Figure((WIDTH, clip(1.2 + rows * (1.2 + 0.3 * L), 7.3, HEIGHT)), dpi=DPI)
     step = "" if result.step is None else f"step {result.step}, "
     title = f"Depth scan: {step}{result.sequences} sequences of {result.tokens} tokens"
     figure.suptitle(title, fontsize=14, y=from_top(figure, 0.08))
     key_height = add_key(figure, result.verdicts)
     width, height = WIDTH / columns, (figure.get_figheight() - key_height - 0.35) / rows
-    for i, metric in enumerate(TITLES):
+    for i, metric in enumerate(PICTURED):
         box = (i % columns * width, key_height + (rows - 1 - i // columns) * height, width, height)
         draw_matrix(figure, box, result, metric)
     return figure
@@ -121,7 +107,7 @@ def entropy_frame(width: float, L: int) -> tuple[Frame, Axes]:
     axes.set_yticks(spread(L, 24))
     axes.set(xlabel="step", ylabel="layer")
     axes.set_title("Entropy over time, relative to uniform", fontsize=12)
-    add_scale(figure, (width - 0.95, 0.55, 0.17, height - 0.9), norm, HEAD_UNITS["normalized_entropy"], 9)
+    add_scale(figure, (width - 0.95, 0.55, 0.17, height - 0.9), norm, HEAD_METRICS["normalized_entropy"].unit, 9)
     return Frame(figure, [axes.images[0], axes.xaxis, *axes.spines.values()]), axes
 
 
@@ -149,13 +135,12 @@ def _pixels(figure: Figure | Drawn) -> np.ndarray:
 
 def metric_norm(metric: str, *results: DepthScanResult) -> Normalize:
     """The scale of a metric that suits every one of the results."""
-    if HEAD_UNITS[metric].startswith("share"):  # a fixed scale, so that pictures of different steps compare
-        return Normalize(-1 if "−1" in HEAD_UNITS[metric] else 0, 1)
-    if metric == "entropy":
-        return Normalize(0, math.log(max(result.tokens for result in results)))
+    low, high = HEAD_METRICS[metric].limits(max(result.tokens for result in results))
+    if high is not None:
+        return Normalize(low, high)
     values = np.concatenate([to_array(result.heads[metric]).ravel() for result in results])
     # Free, but in steps: pictures of neighbouring scans compare, and share a frame.
-    return Normalize(0, round_up(float(values[np.isfinite(values)].max(initial=0))))
+    return Normalize(low, round_up(float(values[np.isfinite(values)].max(initial=0))))
 
 
 def round_up(value: float) -> float:
@@ -169,7 +154,7 @@ def round_up(value: float) -> float:
 def draw_matrix(figure: Figure, box: Box, result: DepthScanResult, metric: str, norm: Normalize | None = None) -> None:
     """A layer × head matrix with its letters, title and scale in a part of a figure; `norm` None means the metric's."""
     norm = norm or metric_norm(metric, result)
-    Matrix(figure, box, result.heads[metric].shape, norm, HEAD_UNITS[metric]).show(result, metric)
+    Matrix(figure, box, result.heads[metric].shape, norm, HEAD_METRICS[metric].unit).show(result, metric)
 
 
 class Matrix:
@@ -210,7 +195,7 @@ class Matrix:
         """Put a metric's values, its name and the verdicts' letters in place of what is shown."""
         colours_LH4 = COLOURS(self.norm(np.ma.masked_invalid(to_array(result.heads[metric]))), bytes=True)
         self.image.set_data(*self.edges, colours_LH4)
-        self.axes.set_title(TITLES.get(metric, metric.replace("_", " ")), fontsize=11)
+        self.axes.set_title(HEAD_METRICS[metric].title, fontsize=11)
         if self.letter_size < 6:  # unreadable
             return
         luminance_LH = colours_LH4[..., :3] / 255 @ (0.2126, 0.7152, 0.0722)  # relative luminance, ITU-R BT.709

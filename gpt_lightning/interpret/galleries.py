@@ -18,7 +18,6 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gpt_lightning.interpret.advice import KINDS
 from gpt_lightning.interpret.figures import (
     COLOURS,
     DPI,
@@ -39,7 +38,7 @@ from gpt_lightning.interpret.figures import (
 )
 from gpt_lightning.interpret.redraw import Drawn, Frame
 from gpt_lightning.interpret.result import DepthScanResult
-from gpt_lightning.interpret.verdicts import Verdict
+from gpt_lightning.interpret.verdicts import KINDS, Verdict
 
 NOTE_TITLE = "Heads that stand out, and one of every other kind"
 MOST_TOKENS = 128  # more are thinner than a pixel where a dozen heads share a screen
@@ -59,20 +58,6 @@ REASON_STYLE = {
 }
 LEAST_SIDE = 0.6  # inches, of a pooled picture
 WEIGHTS = PowerNorm(0.5, 0, 1)
-# Kind → the metric that its rule looks at, and where that is clearest: 1 at the largest, -1 at the smallest.
-CLEAREST = {
-    "dead": ("output_norm_relative_to_residual", -1),
-    "dead?": ("output_norm_relative_to_residual", -1),
-    "quiet": ("output_norm_relative_to_residual", -1),
-    "induction": ("induction", 1),
-    "duplicate-token": ("duplicate_token", 1),
-    "previous-token": ("previous_token", 1),
-    "sink (no-op)": ("first_position_mass", 1),
-    "sink (active)": ("first_position_mass", 1),
-    "stripe": ("stripe", 1),
-    "local": ("local_mass", 1),
-    "diffuse": ("normalized_entropy", 1),
-}
 
 
 @dataclass(frozen=True)
@@ -112,7 +97,7 @@ def choose_heads(result: DepthScanResult, most: int = 12) -> list[tuple[int, int
 
 
 def _clearness(result: DepthScanResult, kind: str, layer: int, head: int) -> float:
-    metric, sign = CLEAREST.get(kind, (None, 1))
+    metric, sign = KINDS[kind].clearest or ("", 1)
     if metric not in result.heads:
         return 0.0
     value = sign * float(result.heads[metric][layer, head])

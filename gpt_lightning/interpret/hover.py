@@ -14,8 +14,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from gpt_lightning.interpret.advice import KINDS
-from gpt_lightning.interpret.verdicts import Verdict
+from gpt_lightning.interpret.verdicts import KINDS, Verdict
 
 MOST_BYTES = (
     1_400_000  # of weights, which base64 makes 1.87 MB: up to GPT-2 XL's 1200 heads the fragment stays under 2 MB

@@ -35,13 +35,14 @@ from gpt_lightning.interpret.figures import (
     text_width,
     to_array,
 )
+from gpt_lightning.interpret.metrics import HEAD_METRICS
 from gpt_lightning.interpret.result import DepthScanResult
 
 BLUE, ORANGE, GREEN = "#2f6db5", "#d9822b", "#1f8a70"
 SAME, DIFFERENT = "#c9e2c4", "#f1f3f5"  # cells of the logit lens
 GAIN_LOSS = colormaps["RdBu_r"].with_extremes(bad="#e9ecef")
 MOST_POSITIONS, MOST_ROWS = 24, 25  # cells of the logit lens that stay readable
-COMPARED = ["normalized_entropy", "stripe", "first_position_mass", "max_logit"]
+COMPARED = [name for name, row in HEAD_METRICS.items() if row.compared_as]
 DEPTH = "depth (after the embedding, after each layer)"
 
 

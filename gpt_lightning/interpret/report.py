@@ -11,31 +11,16 @@ from html import escape
 from torch import Tensor
 
 from gpt_lightning.interpret.ablation import interval
-from gpt_lightning.interpret.advice import ALARMS, KINDS
-from gpt_lightning.interpret.alarms import what_is_wrong
+from gpt_lightning.interpret.alarms import ALARMS, what_is_wrong
+from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS
 from gpt_lightning.interpret.result import DepthScanResult, plain
 from gpt_lightning.interpret.study import Probe, Study
-from gpt_lightning.interpret.verdicts import change, summarise
+from gpt_lightning.interpret.verdicts import KINDS, change, summarise
 
-# What a reader sees of each head; the rest is in depth_scan.json.
-COLUMNS = {
-    "normalized_entropy": "entropy, relative to uniform",
-    "first_position_mass": "mass on the first token",
-    "stripe": "strongest stripe",
-    "local_mass": "mass on the last 8 tokens",
-    "previous_token": "mass on the previous token",
-    "induction": "induction",
-    "entropy": "entropy, nats",
-    "entropy_floor": "the least that logits of this size allow",
-    "max_logit": "largest logit",
-}
-LAYER_COLUMNS = {
-    "effective_rank": "effective rank (directions)",
-    "block_influence": "block influence (1 − cosine)",
-    "block_influence_centred": "the same, token mean removed",
-    "residual_norm": "residual norm",
-    "massive_activation_ratio": "largest ÷ median activation",
-}
+# What a reader sees of each head and layer; the rest is in depth_scan.json.
+COLUMNS, LAYER_COLUMNS = (
+    {name: row.heading for name, row in rows.items() if row.in_report} for rows in (HEAD_METRICS, LAYER_METRICS)
+)
 PROBES = {
     "natural": (
         "the text itself",
@@ -99,7 +84,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Another checkpoint beside the one of the report; `same_tokens` if it was scanned on the very same ones."""
+    """Another checkpoint beside the one that the report is about; `same_tokens`: whether both scans are of the same."""
 
     name: str
     scan: DepthScanResult
@@ -107,9 +92,9 @@ class Comparison:
     same_tokens: bool
 
     def to_json(self) -> dict:
-        """The scan's contract, with the loss and what it was scanned on."""
-        found = {"checkpoint": self.name, "cross_entropy": plain(self.cross_entropy), "same_tokens": self.same_tokens}
-        return found | self.scan.to_json()
+        """The JSON of the scan, with the loss and whether the tokens were the same."""
+        content = {"checkpoint": self.name, "cross_entropy": plain(self.cross_entropy), "same_tokens": self.same_tokens}
+        return content | self.scan.to_json()
 
 
 STYLE = """
@@ -164,8 +149,8 @@ def report_html(
     """The whole page.
 
     Args:
-        found: What was found.
-        name: What was looked at, for the title: the checkpoint.
+        found: The results.
+        name: Of the checkpoint, for the title.
         text_source: Where the text came from, in words.
         pictures: In the order in which they are shown.
         explorer: The text to point at, from `hover.attention_explorer`; markup. It follows the heads of note.
@@ -195,7 +180,7 @@ def report_html(
 
 
 def _pictures(pictures: Sequence[Picture], explorer: str) -> str:
-    """Under a heading for each kind, in the order in which kinds first come."""
+    """The pictures of each kind under one heading, kinds in the order in which they first occur."""
     parts = []
     for kind in dict.fromkeys(picture.kind for picture in pictures):
         heading, caption = KINDS_OF_PICTURE[kind]
@@ -215,7 +200,7 @@ def _figure(picture: Picture, heading: str) -> str:
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """`header` are texts, `rows` hold cells that are markup already."""
+    """A table; the header is text, the cells are markup already."""
     titles = "".join(f"<th>{escape(title)}</th>" for title in header)
     return f"<table><tr>{titles}</tr>" + "".join(f"<tr>{''.join(row)}</tr>\n" for row in rows) + "</table>"
 
@@ -258,7 +243,7 @@ def _probes(probes: Sequence[Probe]) -> str:
 
 
 def _comparison(found: Study, other: Comparison) -> str:
-    """Loss and what is wrong in words, then each layer's metrics of both."""
+    """The loss and what is wrong, then each layer's metrics, of both checkpoints."""
     ours = (found.probes[0].cross_entropy, found.scan)
     rows = [
         [_text(who), _number(loss), _text(scan.health), _text(what_is_wrong(scan.step, scan.alarms))]
@@ -280,7 +265,7 @@ def _comparison(found: Study, other: Comparison) -> str:
 
 
 def _pair(one: DepthScanResult, other: DepthScanResult, metric: str) -> tuple[list[float], list[float]]:
-    """A metric of each layer of both, of heads its mean."""
+    """A metric of each layer, for both scans; a metric of heads as the mean over the layer."""
     return tuple(
         (scan.heads[metric].mean(1) if metric in scan.heads else scan.layers[metric]).tolist() for scan in (one, other)
     )

@@ -1,4 +1,4 @@
-"""What a depth scan returns: metrics per layer and head with their units, verdicts, and the JSON contract.
+"""What a depth scan returns: metrics per layer and head, verdicts and alarms, and the JSON contract.
 
 Plain data; knows nothing of models, hooks, pictures or files.
 
@@ -10,62 +10,11 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
-from gpt_lightning.interpret.advice import ALARMS
-from gpt_lightning.interpret.alarms import (
-    ONE_COLUMN,
-    SHARP_ENTROPY,
-    SHARP_LOGIT,
-    SHARP_STRIPE,
-    Alarm,
-    health,
-    what_is_wrong,
-)
+from gpt_lightning.interpret.alarms import ALARMS, Alarm, health, what_is_wrong
 from gpt_lightning.interpret.attention import SINK_TOKENS
-from gpt_lightning.interpret.verdicts import (
-    COPYING,
-    DEAD_RELATIVE_TO_LAYER,
-    DEAD_RELATIVE_TO_RESIDUAL,
-    SINK,
-    Verdict,
-    summarise,
-)
-
-SHARE = "share (0 to 1)"
-HEAD_UNITS = {
-    "entropy": "nats",
-    "normalized_entropy": SHARE,
-    "normalized_entropy_p10": SHARE,
-    "normalized_entropy_p90": SHARE,
-    "entropy_floor": "nats",
-    "first_position_mass": SHARE,
-    "first_position_mass_64": SHARE,
-    "sink_rate": "share of sequences (0 to 1)",
-    "value_weighted_first_position_share": SHARE,
-    "first_value_norm": "ratio to the mean value norm",
-    "stripe": SHARE,
-    "stripe_position": "token index",
-    "stripe_token": "token id",
-    "stripe_same_position": "share of sequences (0 to 1)",
-    "stripe_same_token": "share of sequences (0 to 1)",
-    "local_mass": SHARE,
-    "local_mass_baseline": SHARE,
-    "previous_token": SHARE,
-    "induction": SHARE,
-    "duplicate_token": SHARE,
-    "frequent_token_excess": "share (−1 to 1)",
-    "max_logit": "logit",
-    "output_norm": "norm",
-    "output_norm_relative_to_layer": "ratio to the layer's mean head",
-    "output_norm_relative_to_residual": "ratio to the residual norm",
-}
-LAYER_UNITS = {
-    "residual_norm": "norm",
-    "max_activation": "activation",
-    "massive_activation_ratio": "ratio to the median",
-    "block_influence": "1 − cosine",
-    "block_influence_centred": "1 − cosine",
-    "effective_rank": "directions",
-}
+from gpt_lightning.interpret.layer_record import layer_record
+from gpt_lightning.interpret.metrics import METRICS
+from gpt_lightning.interpret.verdicts import Verdict, summarise
 
 
 @dataclass
@@ -73,10 +22,8 @@ class DepthScanResult:
     """What a depth scan found; on the CPU, in float32, NaN where a metric is undefined.
 
     Attributes:
-        heads: Metric → (L, H), by the names and units of HEAD_UNITS; means over the sequences, except `max_logit` (the
-            largest) and `stripe_position`, `stripe_token` (of the sequence with the largest stripe;
-            `stripe_same_position`, `stripe_same_token` are the share of sequences with the same).
-        layers: Metric → (L,), by the names and units of LAYER_UNITS.
+        heads: Metric → (L, H), by the names of `metrics.HEAD_METRICS`, reduced over the sequences as its row says.
+        layers: Metric → (L,), by the names of `metrics.LAYER_METRICS`.
         verdicts: [layer][head].
         sequences, tokens: How many sequences of how many tokens were scanned.
         step: Optimiser steps the model has taken, None if not known.
@@ -102,12 +49,12 @@ class DepthScanResult:
 
     @property
     def summary(self) -> str:
-        """What is wrong, in one sentence; then how many heads of each kind there are, and what stands out."""
+        """What is wrong, in one sentence; how many heads of each kind there are; and what stands out."""
         return " ".join(filter(None, (what_is_wrong(self.step, self.alarms), self.caution, summarise(self.verdicts))))
 
     @property
     def caution(self) -> str:
-        """What short sequences leave open, if they are."""
+        """What sequences this short leave open; empty if they are long enough."""
         if self.tokens >= SINK_TOKENS:
             return ""
         return f"Sequences of {self.tokens} tokens leave much open: stripes show from 17 tokens on, sinks from 64."
@@ -118,47 +65,23 @@ class DepthScanResult:
         return ", ".join(alarms) or ("untrained" if self.step == 0 else "no alarm")
 
     def record(self) -> dict:
-        """What the alarms of later scans need of this one: plain types, a dict per layer."""
+        """What the alarms of later scans need to know about this one: plain types, a dict per layer."""
         return {"step": self.step, "layers": [self._layer_record(layer) for layer in range(len(self.verdicts))]}
 
     def _layer_record(self, layer: int) -> dict:
-        h = {name: values_LH[layer] for name, values_LH in self.heads.items()}
-        column_H = h["first_position_mass"].fmax(h["stripe"])
-        output_H = h["output_norm_relative_to_residual"]
-        strongest = int(h["stripe"].nan_to_num(-1).argmax())
-        copying_H = h["induction"].fmax(h["duplicate_token"]).fmax(h["previous_token"]) >= COPYING
-        explained_H = copying_H | (h["first_position_mass"] > SINK)
-        striped_H = (h["stripe"] > SHARP_STRIPE) & (h["max_logit"] > SHARP_LOGIT)
-        silent_H = output_H < DEAD_RELATIVE_TO_RESIDUAL
-        # Beside louder heads, and not at rest on a sink: those have little to add by design.
-        dead_H = silent_H & (h["output_norm_relative_to_layer"] < DEAD_RELATIVE_TO_LAYER) & ~explained_H
-        sharp_H = (h["normalized_entropy"] < SHARP_ENTROPY) & striped_H & ~explained_H
-        return {
-            "heads": len(column_H),
-            "broken_heads": sum(verdict.kind == "broken" for verdict in self.verdicts[layer]),
-            "finite": self._is_finite(layer),
-            "silent_heads": int((silent_H & ~(h["first_position_mass"] > SINK)).sum()),  # a sink rests by design
-            "dead_heads": dead_H.nonzero().flatten().tolist(),
-            "sharp_heads": int(sharp_H.sum()),
-            "largest_output": float(output_H.max()),
-            "normalized_entropy": float(h["normalized_entropy"].nanquantile(0.5)),
-            "max_logit": float(h["max_logit"].max()),
-            "stripe": float(h["stripe"][strongest]),
-            "stripe_at": self.stripe_places[layer][strongest],
-            "one_column_share": float((column_H > ONE_COLUMN).float().mean()),
-            "effective_rank": float(self.layers["effective_rank"][layer]),
-            "block_influence": float(self.layers["block_influence"][layer]),
-        }
+        heads = {name: values_LH[layer] for name, values_LH in self.heads.items()}
+        one = {name: float(values_L[layer]) for name, values_L in self.layers.items()}
+        return layer_record(heads, one, self.verdicts[layer], self.stripe_places[layer], self._is_finite(layer))
 
     def _is_finite(self, layer: int) -> bool:
-        """Whether what a layer passes on is finite; of the last one, what the network makes of it too."""
+        """Whether what a layer passes on is finite; for the last layer, the output after the final norm too."""
         last = layer == len(self.verdicts) - 1
         return math.isfinite(self.layers["max_activation"][layer]) and (self.finite_output or not last)
 
     def to_json(self) -> dict:
-        """Plain types, undefined or infinite as None: units once, then layers[l].heads[h] with every metric by name."""
+        """Plain types, None for NaN and infinities: units once, then layers[l].heads[h] with every metric by name."""
         return {
-            "units": HEAD_UNITS | LAYER_UNITS,
+            "units": {name: row.unit for name, row in METRICS.items()},
             "step": self.step,
             "sequences": self.sequences,
             "tokens": self.tokens,
@@ -189,10 +112,10 @@ class DepthScanResult:
 
 
 def plain(value: float | Tensor) -> float | None:
-    """A number as JSON knows it: None for NaN and infinities, and seven digits, what float32 holds."""
+    """A number as JSON has it: None for NaN and infinities, and seven digits, as many as float32 holds."""
     return float(f"{float(value):.7g}") if math.isfinite(value) else None
 
 
 def _metric(name: str, value: Tensor) -> float | int | None:
     number = plain(value)
-    return int(value) if number is not None and name in ("stripe_position", "stripe_token") else number
+    return int(value) if number is not None and METRICS[name].whole_number else number

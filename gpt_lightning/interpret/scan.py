@@ -20,9 +20,10 @@ from gpt_lightning.interpret.attention import (
     repeat_statistics,
 )
 from gpt_lightning.interpret.hooks import checked_tokens, observed
+from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS, Metric
 from gpt_lightning.interpret.probes import repeated_tokens
 from gpt_lightning.interpret.residual import residual_statistics
-from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS, DepthScanResult
+from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.verdicts import head_verdict
 
 BLOCK_NUMBERS = 2**22  # most numbers in a block of attention weights: 16 MB, two of which are alive at once
@@ -61,12 +62,12 @@ def depth_scan(
     norm_LH = head_metrics["output_norm"]
     head_metrics["output_norm_relative_to_layer"] = norm_LH / norm_LH.mean(1, keepdim=True)
     head_metrics["output_norm_relative_to_residual"] = norm_LH / layer_metrics["residual_norm"][:, None]
-    heads = {name: head_metrics[name] for name in HEAD_UNITS}
+    heads, layers = _in_order(head_metrics, HEAD_METRICS), _in_order(layer_metrics, LAYER_METRICS)
     L, H = norm_LH.shape
     places = [[_stripe_place(heads, layer, head, token_text) for head in range(H)] for layer in range(L)]
     result = DepthScanResult(
         heads=heads,
-        layers={name: layer_metrics[name] for name in LAYER_UNITS},
+        layers=layers,
         verdicts=[
             [
                 head_verdict({name: float(x_LH[layer, head]) for name, x_LH in heads.items()}, step, place)
@@ -125,10 +126,9 @@ def _natural_metrics(
             # largest tensor of all.
             finite = finite and bool(model.hidden_states(part_BT).isfinite().all())
 
-    per_head = [_over_sequences(_joined(parts), tokens_BT) for parts in heads]
-    per_layer = [_joined(parts) for parts in layers]
-    reduced = [{n: x.amax() if n == "max_activation" else x.mean() for n, x in one.items()} for one in per_layer]
-    return _stacked(per_head), _stacked(reduced), finite
+    per_head = [_over_sequences(_with_stripe_tokens(_joined(parts), tokens_BT), HEAD_METRICS) for parts in heads]
+    per_layer = [_over_sequences(_joined(parts), LAYER_METRICS) for parts in layers]
+    return _stacked(per_head), _stacked(per_layer), finite
 
 
 def _repeat_metrics(model: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
@@ -157,20 +157,37 @@ def _stacked(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([layer[name] for layer in layers]).cpu() for name in layers[0]}
 
 
-def _over_sequences(statistics: dict[str, Tensor], tokens_BT: Tensor) -> dict[str, Tensor]:
-    """From (B, H) to (H,): the mean; for the logit the maximum; for a stripe's place that of the strongest sequence."""
+def _with_stripe_tokens(statistics: dict[str, Tensor], tokens_BT: Tensor) -> dict[str, Tensor]:
+    """Statistics (B, H), and which token each stripe is at, and whether place and token are those of the strongest."""
+    position_BH = statistics["stripe_position"]
+    undefined_BH = position_BH.isnan()
+    token_BH = tokens_BT.gather(1, position_BH.nan_to_num().long()).float().where(~undefined_BH, math.nan)
     strongest_1H = statistics["stripe"].argmax(0, keepdim=True)
-    position_H = statistics["stripe_position"].gather(0, strongest_1H)[0]
-    token_H = tokens_BT[strongest_1H[0], position_H.nan_to_num().long()].float()
-    found_H = ~position_H.isnan()
-    tokens_BH = tokens_BT.gather(1, statistics["stripe_position"].nan_to_num().long())
-    return {name: values_BH.mean(0) for name, values_BH in statistics.items()} | {
-        "stripe_same_position": (statistics["stripe_position"] == position_H).float().mean(0).where(found_H, math.nan),
-        "stripe_same_token": (tokens_BH == token_H).float().mean(0).where(found_H, math.nan),
-        "max_logit": statistics["max_logit"].amax(0),
-        "stripe_position": position_H,
-        "stripe_token": token_H.where(found_H, math.nan),
-    }
+
+    def same(x_BH: Tensor) -> Tensor:
+        return (x_BH == x_BH.gather(0, strongest_1H)).float().where(~undefined_BH, math.nan)
+
+    more = {"stripe_token": token_BH, "stripe_same_position": same(position_BH), "stripe_same_token": same(token_BH)}
+    return statistics | more
+
+
+def _over_sequences(statistics: dict[str, Tensor], rows: Mapping[str, Metric]) -> dict[str, Tensor]:
+    """From (B, …) to (…), each metric as its row says."""
+    return {name: _REDUCE[rows[name].over_sequences](values, statistics) for name, values in statistics.items()}
+
+
+_REDUCE: dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]] = {
+    "mean": lambda values, statistics: values.mean(0),
+    "largest": lambda values, statistics: values.amax(0),
+    "stripe": lambda values, statistics: values.gather(0, statistics["stripe"].argmax(0, keepdim=True))[0],
+}
+
+
+def _in_order(metrics: dict[str, Tensor], rows: Mapping[str, Metric]) -> dict[str, Tensor]:
+    """In the order of the rows. KeyError: a row that nothing computes, or a metric without a row."""
+    if extra := metrics.keys() - rows.keys():
+        raise KeyError(f"{', '.join(sorted(extra))}: no row in interpret/metrics.py")
+    return {name: metrics[name] for name in rows}
 
 
 def _stripe_place(

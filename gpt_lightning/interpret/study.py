@@ -1,6 +1,6 @@
-"""Everything that is looked at on demand, in one call: the scan, what interventions prove, and how depth builds up.
+"""All that analyze.py measures, in one call: the scan, what interventions prove, and how depth builds up.
 
-Puts the other files of this folder together; knows nothing of files, pictures or reports.
+It knows nothing of files, pictures or reports.
 
 Shapes: B sequences, T tokens, L layers, H heads.
 """
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from gpt_lightning.interpret.ablation import Ablation, ablate, effect, interval
-from gpt_lightning.interpret.alarms import Alarm
+from gpt_lightning.interpret.alarms import ALARMS, Alarm
 from gpt_lightning.interpret.logit_lens import LogitLens, logit_lens
 from gpt_lightning.interpret.predictions import cross_entropies
 from gpt_lightning.interpret.probes import random_tokens, repeated_tokens
-from gpt_lightning.interpret.result import SHARE, DepthScanResult, plain
+from gpt_lightning.interpret.result import DepthScanResult, plain
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.interpret.similarity import layer_similarity
 from gpt_lightning.interpret.verdicts import change, with_evidence
@@ -27,15 +27,13 @@ STUDY_UNITS = {
     "attention_ablation": "nats per token, the same for all heads of the layer at once",
     "logit_lens_cross_entropy": "nats per token",
     "logit_lens_kl_to_final": "nats",
-    "logit_lens_top1_agreement": SHARE,
+    "logit_lens_top1_agreement": "share (0 to 1)",
     "similarity": "linear CKA (0 to 1), the embedding first",
     "cross_entropy": "nats per token",
     "floor": "nats per token",
     "unigram_entropy": "nats per token",
 }
-FOREIGN = 0.5  # nats per token above the entropy of single tokens: even their frequencies are a surprise
-# What each kind of alarm needs an ablation of the layer's attention to say before it is proved.
-PROOF = {"lazy layer": ("no effect",), "dead attention": ("no effect",), "entropy collapse": ("no effect", "harmful")}
+FOREIGN = 0.5  # nats per token above the entropy of single tokens: even the tokens' frequencies are a surprise
 
 
 @dataclass(frozen=True)
@@ -59,18 +57,18 @@ class Probe:
 
 @dataclass
 class Study:
-    """What was found; everything on the CPU."""
+    """The results; everything on the CPU."""
 
     scan: DepthScanResult
     probes: list[Probe]
     lens: LogitLens
     similarity: Tensor  # (L+1, L+1)
     ablation: Ablation | None
-    foreign: bool = False  # whether the network can't make sense of the text
+    foreign: bool = False  # whether the text is nothing like what the network was trained on
 
     @property
     def caution(self) -> str:
-        """What keeps the findings from saying much about the network, if anything does."""
+        """Why the results say little about the network, if they do."""
         if not self.foreign:
             return self.scan.caution
         text = self.probes[0]
@@ -81,12 +79,12 @@ class Study:
         ).strip()
 
     def to_json(self) -> dict:
-        """The scan's contract, with what else was found added to it."""
-        found = self.scan.to_json()
-        found["units"] |= STUDY_UNITS
-        found["caution"] = self.caution
-        found["cross_entropy"] = plain(self.probes[0].cross_entropy)
-        found["probes"] = {
+        """The JSON of the scan, with the other results added to it."""
+        content = self.scan.to_json()
+        content["units"] |= STUDY_UNITS
+        content["caution"] = self.caution
+        content["cross_entropy"] = plain(self.probes[0].cross_entropy)
+        content["probes"] = {
             probe.name: {
                 "cross_entropy": plain(probe.cross_entropy),
                 "unigram_entropy" if probe.name == "natural" else "floor": plain(probe.reference),
@@ -94,16 +92,16 @@ class Study:
             }
             for probe in self.probes
         }
-        found["similarity"] = [[plain(x) for x in row] for row in self.similarity.tolist()]
+        content["similarity"] = [[plain(x) for x in row] for row in self.similarity.tolist()]
         lens = ("cross_entropy", "kl_to_final", "top1_agreement")
-        found["embedding"] = {f"logit_lens_{name}": plain(getattr(self.lens, name)[0]) for name in lens}
-        for i, layer in enumerate(found["layers"]):
+        content["embedding"] = {f"logit_lens_{name}": plain(getattr(self.lens, name)[0]) for name in lens}
+        for i, layer in enumerate(content["layers"]):
             layer |= {f"logit_lens_{name}": plain(getattr(self.lens, name)[i + 1]) for name in lens}
             if self.ablation is not None:
                 layer["attention_ablation"] = _measured(self.ablation.attention_delta_Ln[i])
                 for j, head in enumerate(layer["heads"]):
                     head["ablation"] = _measured(self.ablation.head_delta_LHn[i, j])
-        return found
+        return content
 
 
 def study(
@@ -123,8 +121,8 @@ def study(
         model, tokens_BT, step, token_text, history: As for `depth_scan`.
         with_ablation: Ablation takes about n_head · n_layer / 2 forward passes, nearly all of the time.
         on_progress: Called with what comes next, n_layer + 4 times, or 4 times without ablation.
-        known_text: Whether the text is of the kind that the network was trained on. If not, and its loss says so too,
-            alarms stay suspicions.
+        known_text: Whether the text is known to be of the kind that the network was trained on. If it isn't, and the
+            loss says that the text is foreign, alarms stay suspicions.
         n_ids: As for `logit_lens`.
 
     Raises:
@@ -151,7 +149,7 @@ def study(
 
 
 def probe_texts(model: nn.Module, tokens_BT: Tensor, scan: DepthScanResult) -> list[Probe]:
-    """The network on the text itself, on random tokens of it, and on such that repeat, where that is possible."""
+    """The network on the text itself, on random tokens of it, and, if they fit, on random tokens repeated."""
     types, counts = tokens_BT.unique(return_counts=True)
     share = counts / counts.sum()
     natural = float(torch.special.entr(share).sum())
@@ -167,7 +165,7 @@ def probe_texts(model: nn.Module, tokens_BT: Tensor, scan: DepthScanResult) -> l
 
 
 def settled(scan: DepthScanResult, ablation: Ablation) -> DepthScanResult:
-    """The scan with its verdicts and alarms as the ablation leaves them: proved, or spoken of with what it measured."""
+    """The scan with its verdicts and alarms after the ablation: proved, or with what it measured as evidence."""
     verdicts = [
         [with_evidence(verdict, effect(delta_n), *interval(delta_n)) for verdict, delta_n in zip(*pair, strict=True)]
         for pair in zip(scan.verdicts, ablation.head_delta_LHn, strict=True)
@@ -176,13 +174,13 @@ def settled(scan: DepthScanResult, ablation: Ablation) -> DepthScanResult:
 
 
 def _settled_alarm(alarm: Alarm, ablation: Ablation) -> Alarm:
-    if alarm.kind not in PROOF:
+    proof = ALARMS[alarm.kind].proof
+    if not proof:
         return alarm
     delta_n = ablation.attention_delta_Ln[alarm.layer]
-    found, (mean, low, high) = effect(delta_n), interval(delta_n)
-    measured = f"without its attention the loss changes by {change(mean, low, high)}"
-    proved = found in PROOF[alarm.kind]
-    return replace(alarm, reason=f"{alarm.reason}; {measured}", confirmed=alarm.confirmed or proved)
+    measured = f"without its attention the loss changes by {change(*interval(delta_n))}"
+    confirmed = alarm.confirmed or effect(delta_n) in proof
+    return replace(alarm, reason=f"{alarm.reason}; {measured}", confirmed=confirmed)
 
 
 def _probe(name: str, model: nn.Module, tokens_BT: Tensor, floor: float, predicted_from: int) -> Probe:

@@ -1,47 +1,27 @@
-"""A depth scan as the lines that TensorBoard shows: a Markdown table of verdicts, and each metric's worst value."""
+"""A depth scan as text: a Markdown table of verdicts, tables for a terminal, and each metric's worst value."""
 
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from gpt_lightning.interpret.advice import ALARMS, KINDS
+from gpt_lightning.interpret.alarms import ALARMS
+from gpt_lightning.interpret.metrics import METRICS
 from gpt_lightning.interpret.result import DepthScanResult
-from gpt_lightning.interpret.verdicts import Verdict
-
-COMPARED = {
-    "normalized_entropy": "entropy",
-    "first_position_mass": "first",
-    "stripe": "stripe",
-    "max_logit": "logit",
-    "effective_rank": "rank",
-}
-# Where small is what to worry about: entropy collapse, heads that add nothing, layers that change nothing.
-WORST_IS_LOWEST = {
-    "entropy",
-    "normalized_entropy",
-    "normalized_entropy_p10",
-    "normalized_entropy_p90",
-    "output_norm",
-    "output_norm_relative_to_layer",
-    "output_norm_relative_to_residual",
-    "block_influence",
-    "block_influence_centred",
-    "effective_rank",
-}
+from gpt_lightning.interpret.verdicts import KINDS, Verdict
 
 
 def worst_of(result: DepthScanResult, metric: str) -> float:
-    """The metric's most worrying value over all heads (or layers, of a metric of layers), in the metric's unit."""
+    """The metric's most worrying finite value over all heads, or all layers, in its unit; NaN if there is none."""
     values = result.heads[metric] if metric in result.heads else result.layers[metric]
     finite = values[values.isfinite()]
     if len(finite) == 0:
         return float("nan")
-    return float(finite.min() if metric in WORST_IS_LOWEST else finite.max())
+    return float(finite.min() if METRICS[metric].worst == "lowest" else finite.max())
 
 
 def verdict_table(result: DepthScanResult) -> str:
-    """Markdown: the summary, a row for every alarm, then one for every head with its verdict, the reason in numbers,
-    and what to try."""
+    """Markdown: the summary, a row for every alarm, then a row for every head with its verdict, the reason in
+    numbers, and what to try."""
     alarms = [
         (alarm.layer, alarm.label, alarm.reason, f"step {alarm.since_step}", ALARMS[alarm.kind].advice)
         for alarm in result.alarms
@@ -67,7 +47,7 @@ def _why(verdict: Verdict) -> str:
 
 
 def _safe(text: str) -> str:
-    """In Markdown, whatever a token in it holds: its signs want a backslash, those of HTML entities."""
+    """Text for a Markdown cell, escaped, since tokens may hold any sign."""
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(text, quote=False))
 
 
@@ -91,9 +71,10 @@ def comparison_table(
         f"{letter}: {name}, loss {loss:.3f}, {scan.health}"
         for letter, name, loss, scan in zip("AB", names, losses, scans, strict=True)
     ]
-    rows = [["layer", *(f"{title} {letter}" for title in COMPARED.values() for letter in "AB")]]
+    compared = {name: row.compared_as for name, row in METRICS.items() if row.compared_as}
+    rows = [["layer", *(f"{title} {letter}" for title in compared.values() for letter in "AB")]]
     for layer in range(max(len(scan.verdicts) for scan in scans)):
-        cells = [_layer_value(scan, metric, layer) for metric in COMPARED for scan in scans]
+        cells = [_layer_value(scan, metric, layer) for metric in compared for scan in scans]
         rows.append([str(layer), *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(

@@ -1,15 +1,15 @@
 """From a head's metrics to one word about it and the reason in numbers. Takes plain numbers, knows no tensors.
 
-A verdict describes and is no alarm: healthy models have sinks and heads near 0 nats. Only an ablation proves a head
-useless or harmful, hence the question mark of "dead?", which `with_evidence` settles. Advice is in advice.py.
+KINDS is the one table: a row is a kind of head with its rule, reason, words, letter and colour. A verdict describes and
+is no alarm: healthy models have sinks, and heads near 0 nats. Only an ablation proves a head useless or harmful, hence
+the question mark of "dead?", which `with_evidence` settles.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-from gpt_lightning.interpret.advice import KINDS
+from typing import Any
 
 DEAD_RELATIVE_TO_RESIDUAL = 1e-3
 DEAD_RELATIVE_TO_LAYER = 0.1
@@ -21,6 +21,219 @@ STRIPE = 0.3
 LOCAL = 0.5
 LOCAL_TIMES_BASELINE = 2
 DIFFUSE = 0.95
+MUST_BE_FINITE = ("entropy", "max_logit", "output_norm")
+
+# A head's metrics by the names in metrics.py, NaN where undefined, and besides: "step", the optimiser steps taken (None
+# if unknown), and "stripe_place", what to call the place of its stripe (None if sequences differ).
+Head = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What every head of one kind has in common.
+
+    Attributes:
+        letter, colour: For pictures.
+        meaning: What the head does, as the rest of a sentence that begins with "the head".
+        advice: What it means for the network, and what to try.
+        rule: Whether a head is one; an undefined metric (NaN) must not match. None: only an ablation tells.
+        reason: Why, in numbers.
+        label: What to call this one; None for the name of the kind.
+        after_ablation: The kind that it was called before (None for any), and the effect that makes it this one.
+        stands_out: Whether people should look at it.
+        clearest: The metric that shows it, and where it is clearest: 1 at the largest value, −1 at the smallest.
+    """
+
+    letter: str
+    colour: str
+    meaning: str
+    advice: str
+    rule: Callable[[Head], bool] | None = None
+    reason: Callable[[Head], str] = lambda head: ""
+    label: Callable[[Head], str] | None = None
+    after_ablation: tuple[str | None, str] | None = None
+    stands_out: bool = False
+    clearest: tuple[str, int] | None = None
+
+
+def _is_sink(head: Head) -> bool:
+    # sink_rate is undefined where the sequences are too short to speak of sinks.
+    return head["first_position_mass"] > SINK and not math.isnan(head["sink_rate"])
+
+
+def _is_drained(head: Head) -> bool:
+    share = head["value_weighted_first_position_share"]
+    return share < NO_OP_SHARE * head["first_position_mass"] or head["first_value_norm"] < DRAINED_VALUE
+
+
+def _sink_reason(head: Head) -> str:
+    share = head["value_weighted_first_position_share"]
+    return f"{head['first_position_mass']:.2f} of its mass on the first token, {share:.2f} weighted by value"
+
+
+def _dead_reason(head: Head) -> str:
+    of_residual, of_layer = head["output_norm_relative_to_residual"], head["output_norm_relative_to_layer"]
+    if of_residual < DEAD_RELATIVE_TO_RESIDUAL:
+        return f"output is {of_residual:.1e} of the residual stream"
+    return f"output is {of_layer:.2f} of the layer's mean head"
+
+
+def _not_finite(head: Head) -> list[str]:
+    return [name for name in MUST_BE_FINITE if not math.isfinite(head[name])]
+
+
+QUIETEST = ("output_norm_relative_to_residual", -1)
+# The worst first; of the rules the first that matches wins.
+KINDS: Mapping[str, Kind] = {
+    "broken": Kind(
+        letter="B",
+        colour="#b3202c",
+        meaning="its numbers are not finite",
+        advice="The run has diverged: go back to the last finite checkpoint with a lower learning rate or gradient "
+        "clipping.",
+        rule=lambda head: bool(_not_finite(head)),
+        reason=lambda head: f"{' and '.join(_not_finite(head))} not finite",
+        stands_out=True,
+    ),
+    "untrained": Kind(
+        letter="U",
+        colour="#8a8f98",
+        meaning="step 0, nothing is learned yet",
+        advice="Train first; every head starts out diffuse.",
+        rule=lambda head: head["step"] == 0,
+        reason=lambda head: "step 0",
+    ),
+    "harmful": Kind(
+        letter="H",
+        colour="#e0303f",
+        meaning="the loss is lower without it",
+        advice="Rare and often a sign of overfitting or of a step just too large: validate more often, try a lower "
+        "learning rate, dropout, or removing the head.",
+        after_ablation=(None, "harmful"),
+        stands_out=True,
+    ),
+    "dead": Kind(
+        letter="D",
+        colour="#b5651d",
+        meaning="adds next to nothing, and the loss is the same without it",
+        advice="It is wasted. With many of them fewer heads, or a lower weight decay, cost nothing; from the start of "
+        "a run a lower learning rate or more warm-up keeps heads alive.",
+        after_ablation=("dead?", "no effect"),
+        stands_out=True,
+        clearest=QUIETEST,
+    ),
+    "dead?": Kind(
+        letter="d",
+        colour="#d9822b",
+        meaning="adds next to nothing to the residual stream",
+        advice="Ablate it to be sure (analyze.py does). If many heads are dead, fewer heads or a lower weight decay "
+        "cost nothing.",
+        rule=lambda head: (
+            head["output_norm_relative_to_residual"] < DEAD_RELATIVE_TO_RESIDUAL
+            or head["output_norm_relative_to_layer"] < DEAD_RELATIVE_TO_LAYER
+        ),
+        reason=_dead_reason,
+        stands_out=True,
+        clearest=QUIETEST,
+    ),
+    "quiet": Kind(
+        letter="Q",
+        colour="#c9a227",
+        meaning="adds little, but the loss needs it",
+        advice="Nothing to do: little is enough for its task.",
+        after_ablation=("dead?", "needed"),
+        clearest=QUIETEST,
+    ),
+    "induction": Kind(
+        letter="I",
+        colour="#1864ab",
+        meaning="finds an earlier copy of the token and looks at what came next",
+        advice="Healthy: the head behind in-context learning (Olsson et al. 2022).",
+        rule=lambda head: head["induction"] >= COPYING,
+        reason=lambda head: (
+            f"{head['induction']:.2f} of its mass on the token after the earlier copy, when random tokens repeat"
+        ),
+        clearest=("induction", 1),
+    ),
+    "duplicate-token": Kind(
+        letter="C",
+        colour="#4a8fd4",
+        meaning="looks at an earlier copy of the token",
+        advice="Healthy: knows what has occurred.",
+        rule=lambda head: head["duplicate_token"] >= COPYING,
+        reason=lambda head: f"{head['duplicate_token']:.2f} of its mass on the earlier copy, when random tokens repeat",
+        clearest=("duplicate_token", 1),
+    ),
+    "previous-token": Kind(
+        letter="P",
+        colour="#2f6db5",
+        meaning="looks at the token before",
+        advice="Healthy: induction heads build on it.",
+        # local_mass is undefined under 9 tokens, where uniform attention too puts up to 0.5 on the previous token.
+        rule=lambda head: head["previous_token"] >= COPYING and not math.isnan(head["local_mass"]),
+        reason=lambda head: f"{head['previous_token']:.2f} of its mass on the previous token",
+        clearest=("previous_token", 1),
+    ),
+    "sink (no-op)": Kind(
+        letter="s",
+        colour="#7d6bb0",
+        meaning="rests on the first token, whose value is drained: it switches itself off",
+        advice="Normal in trained models. An output gate or a learned sink logit gives it another way to rest.",
+        rule=lambda head: _is_sink(head) and _is_drained(head),
+        reason=_sink_reason,
+        clearest=("first_position_mass", 1),
+    ),
+    "sink (active)": Kind(
+        letter="S",
+        colour="#553c9a",
+        meaning="attends to the first token and passes its value on",
+        advice="Normal in trained models. Look at what the first token is: its value works as a bias.",
+        rule=_is_sink,
+        reason=_sink_reason,
+        clearest=("first_position_mass", 1),
+    ),
+    "stripe": Kind(
+        letter="T",
+        colour="#c2378f",
+        meaning="most queries attend to one and the same later token",
+        advice="Look at that column in the attention picture. With growing logits try QK-norm, gradient clipping or a "
+        "lower learning rate; alone it may be harmless.",
+        rule=lambda head: head["stripe"] > STRIPE,
+        reason=lambda head: stripe_words(head["stripe"], head["stripe_place"]),
+        label=lambda head: f"stripe at {head['stripe_place']}" if head["stripe_place"] else "stripe",
+        stands_out=True,
+        clearest=("stripe", 1),
+    ),
+    "local": Kind(
+        letter="L",
+        colour="#1f8a70",
+        meaning="attends mostly to the last 8 tokens",
+        advice="Healthy, above all in early layers.",
+        rule=lambda head: head["local_mass"] > max(LOCAL, LOCAL_TIMES_BASELINE * head["local_mass_baseline"]),
+        reason=lambda head: (
+            f"{head['local_mass']:.2f} of its mass on the last 8 tokens (uniform: {head['local_mass_baseline']:.2f})"
+        ),
+        clearest=("local_mass", 1),
+    ),
+    "diffuse": Kind(
+        letter="F",
+        colour="#a08b2d",
+        meaning="averages almost evenly over the entire context",
+        advice="Early in training normal. If it lasts, the head is an average of the context: more steps or fewer "
+        "heads.",
+        rule=lambda head: head["normalized_entropy"] > DIFFUSE,
+        reason=lambda head: f"median entropy is {head['normalized_entropy']:.2f} of the uniform head's",
+        clearest=("normalized_entropy", 1),
+    ),
+    "mixed": Kind(
+        letter="M",
+        colour="#5c6773",
+        meaning="no single pattern",
+        advice="Nothing to do: most heads of a healthy model are mixed.",
+        rule=lambda head: True,
+        reason=lambda head: "no rule matches",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +241,7 @@ class Verdict:
     """One word on one head, and why.
 
     Attributes:
-        kind: A key of advice.KINDS.
+        kind: A key of KINDS.
         label: What to call this head; with the token a stripe is at.
         reason: In numbers, from its attention and its output.
         evidence: What an ablation measured; empty if there was none.
@@ -41,48 +254,16 @@ class Verdict:
 
 
 def head_verdict(metrics: Mapping[str, float], step: int | None = None, stripe_place: str | None = None) -> Verdict:
-    """The verdict on one head; the first rule that matches wins, and an undefined metric (NaN) matches none.
+    """The verdict on one head: of KINDS the first whose rule matches.
 
     Args:
         metrics: The head's metrics by the names of a depth scan, NaN where undefined.
         step: Optimiser steps taken; at 0 every finite head is "untrained". None if not known.
         stripe_place: What to call the place of the stripe; None if it is another one in each sequence.
     """
-    m = metrics
-    not_finite = [name for name in ("entropy", "max_logit", "output_norm") if not math.isfinite(m[name])]
-    if not_finite:
-        return _verdict("broken", f"{' and '.join(not_finite)} not finite")
-    if step == 0:
-        return _verdict("untrained", "step 0")
-    if m["output_norm_relative_to_residual"] < DEAD_RELATIVE_TO_RESIDUAL:
-        return _verdict("dead?", f"output is {m['output_norm_relative_to_residual']:.1e} of the residual stream")
-    if m["output_norm_relative_to_layer"] < DEAD_RELATIVE_TO_LAYER:
-        return _verdict("dead?", f"output is {m['output_norm_relative_to_layer']:.2f} of the layer's mean head")
-    for kind, target in (("induction", "the token after the earlier copy"), ("duplicate-token", "the earlier copy")):
-        score = m[kind.replace("-", "_")]
-        if score >= COPYING:
-            return _verdict(kind, f"{score:.2f} of its mass on {target}, when random tokens repeat")
-    # local_mass is undefined under 9 tokens, where uniform attention too puts up to 0.5 on the previous token.
-    if m["previous_token"] >= COPYING and not math.isnan(m["local_mass"]):
-        return _verdict("previous-token", f"{m['previous_token']:.2f} of its mass on the previous token")
-    # sink_rate is undefined where the sequences are too short to speak of sinks.
-    if m["first_position_mass"] > SINK and not math.isnan(m["sink_rate"]):
-        share = m["value_weighted_first_position_share"]
-        drained = share < NO_OP_SHARE * m["first_position_mass"] or m["first_value_norm"] < DRAINED_VALUE
-        kind = "sink (no-op)" if drained else "sink (active)"
-        return _verdict(
-            kind, f"{m['first_position_mass']:.2f} of its mass on the first token, {share:.2f} weighted by value"
-        )
-    if m["stripe"] > STRIPE:
-        label = f"stripe at {stripe_place}" if stripe_place else "stripe"
-        return _verdict("stripe", stripe_words(m["stripe"], stripe_place), label=label)
-    if m["local_mass"] > LOCAL and m["local_mass"] > LOCAL_TIMES_BASELINE * m["local_mass_baseline"]:
-        return _verdict(
-            "local", f"{m['local_mass']:.2f} of its mass on the last 8 tokens (uniform: {m['local_mass_baseline']:.2f})"
-        )
-    if m["normalized_entropy"] > DIFFUSE:
-        return _verdict("diffuse", f"median entropy is {m['normalized_entropy']:.2f} of the uniform head's")
-    return _verdict("mixed", "no rule matches")
+    head = {**metrics, "step": step, "stripe_place": stripe_place}
+    name, kind = next((name, kind) for name, kind in KINDS.items() if kind.rule is not None and kind.rule(head))
+    return Verdict(name, kind.label(head) if kind.label else name, kind.reason(head))
 
 
 def with_evidence(verdict: Verdict, effect: str, mean: float, low: float, high: float) -> Verdict:
@@ -94,11 +275,10 @@ def with_evidence(verdict: Verdict, effect: str, mean: float, low: float, high: 
         mean, low, high: Change of the loss without the head, nats per token, and its 95 % confidence interval.
     """
     evidence = f"without it the loss changes by {change(mean, low, high)}"
-    if effect == "harmful":
-        return Verdict("harmful", "harmful", f"otherwise {verdict.label}: {verdict.reason}", evidence)
-    if verdict.kind == "dead?" and effect in ("no effect", "needed"):
-        kind = "dead" if effect == "no effect" else "quiet"
-        return Verdict(kind, kind, verdict.reason, evidence)
+    for name, kind in KINDS.items():
+        if kind.after_ablation in ((None, effect), (verdict.kind, effect)):
+            otherwise = f"otherwise {verdict.label}: " if kind.after_ablation[0] is None else ""
+            return Verdict(name, name, otherwise + verdict.reason, evidence)
     return replace(verdict, evidence=evidence)
 
 
@@ -149,7 +329,3 @@ def _named(layer: int, members: list[tuple[int, Verdict]]) -> str:
 def listed(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _verdict(kind: str, reason: str, label: str | None = None) -> Verdict:
-    return Verdict(kind, label or kind, reason)

@@ -14,7 +14,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 import callbacks
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.figures import TITLES
+from gpt_lightning.interpret.metrics import PICTURED
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
 from tests.command_line import TINY, run
@@ -112,12 +112,12 @@ def test_what_tensorboard_gets(corpus_file, tmp_path):
     trainer = fit(corpus_file, tmp_path, extra, max_steps=10)
     events = EventAccumulator(str(tmp_path / "run"), size_guidance={"histograms": 0, "images": 0}).Reload()
     tags = events.Tags()
-    for name in (*TITLES, "effective_rank", "block_influence"):
+    for name in (*PICTURED, "effective_rank", "block_influence"):
         assert {f"depth_scan/{name}/{which}" for which in ("layer_00", "layer_01", "worst")} <= set(tags["scalars"])
     assert {"depth_scan/alarms", "depth_scan/suspicions"} <= set(tags["scalars"])
-    assert {f"depth_scan/{name}" for name in TITLES} <= set(tags["images"])
+    assert {f"depth_scan/{name}" for name in PICTURED} <= set(tags["images"])
     assert {"depth_scan/entropy_over_time", "attention/layer_01", "attention/heads_of_note"} <= set(tags["images"])
-    assert {f"depth_scan/{name}/heads" for name in TITLES} <= set(tags["histograms"])
+    assert {f"depth_scan/{name}/heads" for name in PICTURED} <= set(tags["histograms"])
     # Of two kinds under one name TensorBoard shows only the first.
     kinds = [set(tags[kind]) for kind in ("scalars", "images", "histograms", "tensors")]
     assert sum(map(len, kinds)) == len(set.union(*kinds))

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_lightning.interpret.advice import KINDS
 from gpt_lightning.interpret.figures import (
-    TITLES,
     entropy_over_time,
     figure_to_array,
     figure_to_png,
@@ -20,8 +18,9 @@ from gpt_lightning.interpret.figures import (
     overview,
     round_up,
 )
-from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS, DepthScanResult
-from gpt_lightning.interpret.verdicts import Verdict
+from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS, PICTURED
+from gpt_lightning.interpret.result import DepthScanResult
+from gpt_lightning.interpret.verdicts import KINDS, Verdict
 
 MIXED = Verdict("mixed", "mixed", "no rule matches")
 
@@ -40,8 +39,8 @@ def made_up_result(L: int, H: int) -> DepthScanResult:
     verdicts = [
         [Verdict(kind := names[(layer * H + h) % len(names)], kind, "why") for h in range(H)] for layer in range(L)
     ]
-    heads = {name: torch.rand(L, H) for name in HEAD_UNITS}
-    layers = {name: torch.rand(L) for name in LAYER_UNITS}
+    heads = {name: torch.rand(L, H) for name in HEAD_METRICS}
+    layers = {name: torch.rand(L) for name in LAYER_METRICS}
     places = [["position 5"] * H for _ in range(L)]
     return DepthScanResult(heads, layers, verdicts, sequences=2, tokens=64, step=300, stripe_places=places)
 
@@ -104,11 +103,11 @@ def test_entropy_over_any_time_fits(S, L):
     assert_no_texts_overlap(figure)
 
 
-@pytest.mark.parametrize("metric", list(HEAD_UNITS))
+@pytest.mark.parametrize("metric", list(HEAD_METRICS))
 def test_a_matrix_says_what_it_shows(scanned, metric):
     texts = texts_of(head_matrix(scanned, metric))
-    assert TITLES.get(metric, metric.replace("_", " ")) in texts
-    assert HEAD_UNITS[metric] in texts
+    assert HEAD_METRICS[metric].title in texts
+    assert HEAD_METRICS[metric].unit in texts
     assert {"layer", "head"} <= set(texts)
 
 
@@ -182,21 +181,21 @@ def test_a_free_scale_ends_at_a_round_number_that_neighbouring_scans_share():
 
 def test_undefined_and_infinite_values_are_grey():
     result = made_up_result(1, 3)
-    for name in HEAD_UNITS:
+    for name in HEAD_METRICS:
         result.heads[name] = torch.tensor([[math.nan, math.inf, 0.5]])
         colours = head_matrix(result, name).figure.axes[0].images[0].get_array()
         grey = [0xE9, 0xEC, 0xEF, 255]
         assert (colours[0, :2] == grey).all()
         assert (colours[0, 2] != grey).any()
     figure_to_array(overview(result))
-    result.heads = {name: torch.full((1, 3), math.nan) for name in HEAD_UNITS}
+    result.heads = {name: torch.full((1, 3), math.nan) for name in HEAD_METRICS}
     figure_to_array(overview(result))
 
 
 def test_the_overview_shows_its_metrics_and_the_scan(scanned):
     texts = texts_of(overview(scanned))
     assert "Depth scan: step 300, 2 sequences of 70 tokens" in texts
-    assert {TITLES[metric] for metric in TITLES} <= set(texts)
+    assert {HEAD_METRICS[metric].title for metric in PICTURED} <= set(texts)
     scanned.step = None
     assert "Depth scan: 2 sequences of 70 tokens" in texts_of(overview(scanned))
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_lightning.interpret.advice import KINDS
 from gpt_lightning.interpret.figures import figure_to_array
 from gpt_lightning.interpret.galleries import (
     HeadPanel,
@@ -18,7 +17,7 @@ from gpt_lightning.interpret.galleries import (
     head_gallery,
     pooled_gallery,
 )
-from gpt_lightning.interpret.verdicts import Verdict
+from gpt_lightning.interpret.verdicts import KINDS, Verdict
 from tests.interpret.test_figures import (
     MIXED,
     assert_no_texts_overlap,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_lightning.interpret.figures import TITLES, figure_to_array
+from gpt_lightning.interpret.figures import figure_to_array
+from gpt_lightning.interpret.metrics import HEAD_METRICS
 from gpt_lightning.interpret.plots import (
     COMPARED,
     ablation_figure,
@@ -155,7 +156,7 @@ def test_a_comparison_has_one_scale_for_both():
     assert "before, step 300: 2 sequences of 64 tokens" in texts
     assert "after: 2 sequences of 64 tokens" in texts
     for metric in COMPARED:
-        assert texts.count(TITLES[metric]) == 2
+        assert texts.count(HEAD_METRICS[metric].title) == 2
     matrices, scales = figure.axes[::2], figure.axes[1::2]
     assert [axes.images[0].get_array().shape[:2] for axes in matrices] == [(2, 2)] * 4 + [(3, 4)] * 4
     logits = COMPARED.index("max_logit")

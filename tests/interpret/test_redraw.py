@@ -9,7 +9,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from gpt_lightning.interpret.advice import KINDS
 from gpt_lightning.interpret.figures import (
     entropy_frame,
     entropy_over_time,
@@ -20,7 +19,7 @@ from gpt_lightning.interpret.figures import (
 )
 from gpt_lightning.interpret.galleries import HeadPanel, attention_gallery, gallery_frame, head_gallery
 from gpt_lightning.interpret.redraw import Drawn
-from gpt_lightning.interpret.verdicts import Verdict
+from gpt_lightning.interpret.verdicts import KINDS, Verdict
 from tests.interpret.test_figures import made_up_result, texts_of
 from tests.interpret.test_galleries import causal
 

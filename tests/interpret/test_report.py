@@ -7,13 +7,13 @@ from html import escape
 import torch
 
 from gpt_lightning.interpret.ablation import Ablation
-from gpt_lightning.interpret.advice import ALARMS, KINDS
-from gpt_lightning.interpret.alarms import Alarm
+from gpt_lightning.interpret.alarms import ALARMS, Alarm
 from gpt_lightning.interpret.logit_lens import LogitLens
+from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS
 from gpt_lightning.interpret.report import KINDS_OF_PICTURE, Comparison, Picture, report_html
-from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS, DepthScanResult
+from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.study import Probe, Study
-from gpt_lightning.interpret.verdicts import Verdict
+from gpt_lightning.interpret.verdicts import KINDS, Verdict
 
 EVIL = "stripe at '<script>alert(1)</script>|{x}'"
 PICTURES = [
@@ -25,10 +25,10 @@ PICTURES = [
 
 
 def made_up_scan(L: int = 2) -> DepthScanResult:
-    heads = {name: torch.full((L, 2), 0.25) for name in HEAD_UNITS}
+    heads = {name: torch.full((L, 2), 0.25) for name in HEAD_METRICS}
     heads["stripe"][1, 1] = math.nan
     verdicts = [[Verdict("mixed", "mixed", "no rule matches"), Verdict("stripe", EVIL, "0.40 < {1}")] for _ in range(L)]
-    layers = {name: torch.ones(L) for name in LAYER_UNITS}
+    layers = {name: torch.ones(L) for name in LAYER_METRICS}
     return DepthScanResult(heads, layers, verdicts, 4, 64, 1200, [["'<b>'"] * 2] * L)
 
 

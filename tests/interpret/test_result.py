@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gpt_lightning.interpret.advice import ALARMS
-from gpt_lightning.interpret.alarms import Alarm
-from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS
+from gpt_lightning.interpret.alarms import ALARMS, Alarm
+from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS, METRICS
 from gpt_lightning.interpret.scan import depth_scan
 from tests.interpret.conftest import random_tokens, sharpened_gpt
 
@@ -23,21 +22,21 @@ def strictly(result) -> dict:
 
 def test_json_has_every_metric_with_its_unit(scanned):
     found = strictly(scanned)
-    assert found["units"] == HEAD_UNITS | LAYER_UNITS
+    assert found["units"] == {name: row.unit for name, row in METRICS.items()}
     assert (found["step"], found["sequences"], found["tokens"]) == (300, 2, 70)
     assert found["summary"] == scanned.summary
     assert (found["verdict"], found["alarms"]) == ("healthy", [])
     assert [layer["layer"] for layer in found["layers"]] == [0, 1, 2]
     for i, layer in enumerate(found["layers"]):
-        assert layer.keys() == LAYER_UNITS.keys() | {"layer", "verdict", "heads"}
+        assert layer.keys() == LAYER_METRICS.keys() | {"layer", "verdict", "heads"}
         assert layer["verdict"] == "no alarm"
         assert [head["head"] for head in layer["heads"]] == list(range(5))
         for j, head in enumerate(layer["heads"]):
-            assert head.keys() == HEAD_UNITS.keys() | {"head", "verdict", "reason", "evidence"}
+            assert head.keys() == HEAD_METRICS.keys() | {"head", "verdict", "reason", "evidence"}
             assert (head["verdict"], head["reason"]) == (scanned.verdicts[i][j].label, "why")
-            for name in HEAD_UNITS:
+            for name in HEAD_METRICS:
                 assert head[name] == pytest.approx(scanned.heads[name][i, j].item(), rel=1e-6)
-        for name in LAYER_UNITS:
+        for name in LAYER_METRICS:
             assert layer[name] == pytest.approx(scanned.layers[name][i].item(), rel=1e-6)
 
 
@@ -57,7 +56,7 @@ def test_undefined_metrics_are_null():
     assert found["step"] is None
     for layer in found["layers"]:
         for head in layer["heads"]:
-            assert {name for name in HEAD_UNITS if head[name] is None} == undefined
+            assert {name for name in HEAD_METRICS if head[name] is None} == undefined
 
 
 def test_infinite_metrics_are_null(scanned):

@@ -10,7 +10,7 @@ import torch
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret import scan
 from gpt_lightning.interpret.alarms import layer_alarms
-from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS
+from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.model import GPT, GPTConfig
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
@@ -23,9 +23,9 @@ def hooks(model: torch.nn.Module) -> list:
 
 
 def assert_same_metrics(found, expected, **tolerance):
-    for name in HEAD_UNITS:
+    for name in HEAD_METRICS:
         torch.testing.assert_close(found.heads[name], expected.heads[name], equal_nan=True, msg=name, **tolerance)
-    for name in LAYER_UNITS:
+    for name in LAYER_METRICS:
         torch.testing.assert_close(found.layers[name], expected.layers[name], equal_nan=True, msg=name, **tolerance)
 
 
@@ -106,7 +106,7 @@ def test_sequences_are_averaged_and_the_strongest_names_the_stripe():
     gpt, tokens = sharpened_gpt(), random_tokens(4, 70)
     together = depth_scan(gpt, tokens)
     alone = [depth_scan(gpt, sequence[None]).heads for sequence in tokens]
-    stacked = {name: torch.stack([heads[name] for heads in alone]) for name in HEAD_UNITS}
+    stacked = {name: torch.stack([heads[name] for heads in alone]) for name in HEAD_METRICS}
     strongest = stacked["stripe"].argmax(0, keepdim=True)
     for name in ("entropy", "normalized_entropy", "first_position_mass", "sink_rate", "stripe", "output_norm"):
         torch.testing.assert_close(together.heads[name], stacked[name].mean(0), atol=1e-5, rtol=1e-5)
@@ -206,8 +206,8 @@ def test_every_length_and_kind_of_network(variant, T):
     assert missing == expected
     assert {name for name, x in found.layers.items() if x.isnan().any()} == ({"effective_rank"} if T == 2 else set())
     assert all(values.shape == (2, 2) for values in found.heads.values())
-    assert list(found.heads) == list(HEAD_UNITS)
-    assert list(found.layers) == list(LAYER_UNITS)
+    assert list(found.heads) == list(HEAD_METRICS)
+    assert list(found.layers) == list(LAYER_METRICS)
 
 
 def test_the_block_of_rows_changes_no_number():

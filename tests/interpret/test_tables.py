@@ -7,11 +7,10 @@ import pytest
 import torch
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from gpt_lightning.interpret.advice import ALARMS, KINDS
-from gpt_lightning.interpret.alarms import Alarm
-from gpt_lightning.interpret.result import HEAD_UNITS, LAYER_UNITS
+from gpt_lightning.interpret.alarms import ALARMS, Alarm
+from gpt_lightning.interpret.metrics import METRICS
 from gpt_lightning.interpret.tables import text_table, verdict_table, worst_of
-from gpt_lightning.interpret.verdicts import Verdict
+from gpt_lightning.interpret.verdicts import KINDS, Verdict
 
 
 def html_rows(markdown: str) -> list[list[str]]:
@@ -113,4 +112,4 @@ def test_undefined_values_are_never_the_worst(scanned):
 
 
 def test_every_metric_has_a_worst_value(scanned):
-    assert all(math.isfinite(worst_of(scanned, name)) for name in HEAD_UNITS | LAYER_UNITS)
+    assert all(math.isfinite(worst_of(scanned, name)) for name in METRICS)

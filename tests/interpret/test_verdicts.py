@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from gpt_lightning.interpret.advice import KINDS
-from gpt_lightning.interpret.verdicts import Verdict, head_verdict, summarise, with_evidence
+from gpt_lightning.interpret.verdicts import KINDS, Verdict, head_verdict, summarise, with_evidence
 
 NAN = math.nan
 # A head of which there is nothing to say.

@@ -1,0 +1,1 @@
+"""Text from a network: sampling options, sampling, and decoding tokens as they come."""
