@@ -5,12 +5,12 @@ Nothing else lists them: help, messages and docs/corpora.md ask here.
 
 import pkgutil
 import struct
-import zipfile
 import zlib
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
+from zipfile import BadZipFile
 
 from gpt_lightning.data.readers import PACKINGS, Blocks
 from gpt_lightning.errors import UserError
@@ -38,17 +38,9 @@ class Format(Protocol):
 
     @staticmethod
     def read(path: Path, text_key: str) -> Blocks:
-        """Stream the documents, see `blocks_of_file` and `blocks_of_texts`; hold little of the file in memory.
-
-        Args:
-            path: The file.
-            text_key: Where the text is in a record, if the format has records.
-
-        Raises:
-            UserError: the user can mend it; says how.
-            OSError, EOFError, ValueError: the file cannot be read, or is damaged.
+        """The documents of a file, as `blocks_of_file` and `blocks_of_texts` make them, with little of it in memory; if
+        the format has records, their text is under `text_key`. OSError, EOFError or ValueError if the file is damaged.
         """
-        ...
 
 
 def read_blocks(path: Path, text_key: str = "text") -> Blocks:
@@ -77,16 +69,7 @@ def read_blocks(path: Path, text_key: str = "text") -> Blocks:
             yield number, block
     # zipfile raises RuntimeError for an encrypted member, NotImplementedError, its subclass, for a compression that it
     # doesn't know, and ValueError, struct.error or OverflowError for nonsense in the directory of an archive.
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        OverflowError,
-        struct.error,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, OverflowError, struct.error, BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} is damaged or cannot be read ({error}): replace it or take it out of the corpus."
         ) from error
