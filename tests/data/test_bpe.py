@@ -108,9 +108,9 @@ def test_pieces_are_not_joined():
 
 
 def test_pieces_that_are_taken_in_parts_give_the_same(monkeypatch):
-    whole = ranks_of([make_text(30_000)], 300)
+    at_once = ranks_of([make_text(30_000)], 300)
     monkeypatch.setattr(bpe, "_TEXT_BYTES", 1000)
-    assert list(ranks_of([make_text(30_000)], 300).items()) == list(whole.items())
+    assert list(ranks_of([make_text(30_000)], 300).items()) == list(at_once.items())
 
 
 def test_text_without_words_is_cut():

@@ -34,10 +34,10 @@ def test_names_have_a_configuration_or_none():
 
 def test_of_a_hundred_documents_one_is_for_validation_and_one_for_the_test(make):
     dataset = make(train=[f"document {i}" for i in range(250)])
-    found = list(hf.read_dataset(dataset, "text", None, None))
-    assert [(number, text) for _, number, text in found] == [(i, f"document {i}".encode()) for i in range(250)]
-    assert [number for split, number, _ in found if split == 1] == [98, 198]
-    assert [number for split, number, _ in found if split == 2] == [99, 199]
+    placed = list(hf.read_dataset(dataset, "text", None, None))
+    assert [(number, text) for _, number, text in placed] == [(i, f"document {i}".encode()) for i in range(250)]
+    assert [number for split, number, _ in placed if split == 1] == [98, 198]
+    assert [number for split, number, _ in placed if split == 2] == [99, 199]
 
 
 def test_shares_are_the_users(make):

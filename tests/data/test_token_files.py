@@ -68,7 +68,7 @@ def test_only_tokenizers_with_end_of_text_separate_documents(which, tmp_path, re
     assert encoding.decode_bytes(tokens["train"][:].tolist()) == mark.join([b"a" * 100, b"b" * 100, b"c" * 70])
 
 
-def test_documents_that_are_whole_splits_are_not_separated(bpe, tmp_path):
+def test_documents_that_are_entire_splits_are_not_separated(bpe, tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
     for name, size in (("a", 180), ("b", 10), ("c", 10)):
