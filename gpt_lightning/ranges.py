@@ -8,7 +8,7 @@ longer load with weights_only=True.
 import math
 import operator
 from argparse import ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from jsonargparse.typing import register_type
@@ -35,6 +35,8 @@ def number_type(name: str, base: type, words: str, *limits: tuple[str, float]) -
 
     def check(value: Any) -> int | float:
         try:
+            if base is int and isinstance(value, str) and "e" in value.lower():
+                value = float(value)  # such as 1e9
             number = base(value)
             if isinstance(value, bool) or (isinstance(value, float) and number != value and value == value):
                 raise ValueError
@@ -70,18 +72,19 @@ PositiveShare = number_type("PositiveShare", float, "above 0 and at most 1", (">
 ShareBelowOne = number_type("ShareBelowOne", float, "at least 0 and below 1", (">=", 0), ("<", 1))
 
 
-def check_arguments(constructor: Any, arguments: Mapping[str, Any], section: str) -> None:
+def check_arguments(constructor: Any, arguments: Mapping[str, Any], section: str, problems: Sequence[str] = ()) -> None:
     """Hold a caller from Python to the ranges in a constructor's annotations, as the parser does one from outside.
 
     Args:
         constructor: With the annotations, such as `GPTModule.__init__`.
         arguments: What it was called with; those without a range are not looked at.
         section: Where the options stand in YAML, for the message.
+        problems: Clauses that say what else is wrong, to be reported with the rest.
 
     Raises:
         UserError: names every argument that is out of range.
     """
-    problems = []
+    problems = list(problems)
     for name, hint in get_type_hints(constructor).items():
         allowed = {hint, *get_args(hint)} & _RANGES
         value = arguments.get(name)

@@ -35,7 +35,11 @@ def parser() -> ArgumentParser:
 @pytest.mark.parametrize(
     ("kind", "inside", "outside"),
     [
-        (PositiveInt, [1, "7", 2**53 - 1], [0, -1, 2**53, 1.5, "1.5", "x", None, True, math.nan, math.inf, []]),
+        (
+            PositiveInt,
+            [1, "7", 2**53 - 1, 1e9],
+            [0, -1, 2**53, 1.5, "1.5", "15e-1", "1e400", "x", None, True, math.nan, math.inf, []],
+        ),
         (NonNegativeInt, [0, "7"], [-1, 0.5]),
         (Seed, [0, 2**63 - 1], [-1, 2**63]),
         (PositiveFloat, [1e-300, "2"], [0, -1, math.inf, math.nan, "x", True]),
@@ -53,6 +57,11 @@ def test_a_range_takes_what_is_inside_and_refuses_the_rest(kind, inside, outside
     for value in outside:
         with pytest.raises(ValueError, match=r"is not a|is out of range"):
             kind(value)
+
+
+def test_a_large_number_may_be_written_with_an_exponent():
+    assert (PositiveInt("1e9"), PositiveInt("2.5E6")) == (10**9, 2_500_000)
+    assert type(PositiveInt("1e9")) is int
 
 
 def test_a_parser_holds_the_command_line_and_yaml_to_ranges_and_hands_on_plain_numbers():
@@ -75,5 +84,9 @@ def test_argparse_says_why_a_value_is_refused(capsys):
 
 def test_a_caller_from_python_is_told_of_every_argument_that_is_out_of_range():
     check_arguments(Thing.__init__, {"n": 1, "rate": 1.0, "most": None}, "thing")
+    with pytest.raises(UserError, match=r"^thing\.x is empty; thing\.n: 0 is out of range: .*\.$"):
+        check_arguments(Thing.__init__, {"n": 0, "rate": 1.0}, "thing", ["thing.x is empty"])
+    with pytest.raises(UserError, match=r"^thing\.x is empty\.$"):
+        check_arguments(Thing.__init__, {"n": 1, "rate": 1.0}, "thing", ["thing.x is empty"])
     with pytest.raises(UserError, match=r"^thing\.n: 0 is out of range: .*; thing\.most: -1 is out of range: .*\.$"):
         check_arguments(Thing.__init__, {"n": 0, "rate": 1.0, "most": -1}, "thing")

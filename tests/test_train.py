@@ -163,7 +163,7 @@ def test_resuming_with_nothing_to_resume_says_so(tmp_path, corpus_file):
         (["--data.corpus=nowhere.txt"], "'nowhere.txt' was not found"),
         (["--data.corpus=empty.txt"], "empty"),
         (["--data.tokenizer=nowhere.tiktoken"], "nowhere.tiktoken"),
-        (["--data.batch_size=0"], "batch_size is 0"),
+        (["--data.batch_size=0"], "0 is out of range: it must be at least 1"),
         (["--ckpt_path=nowhere.ckpt"], "There is no checkpoint at nowhere.ckpt"),
         (["--ckpt_path=truncated.ckpt"], "truncated or damaged"),
         (["--ckpt_path=other.ckpt"], "n_layer 2 (not 3)"),

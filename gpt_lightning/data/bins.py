@@ -1,4 +1,4 @@
-"""Token files that others wrote: nanoGPT's train.bin and val.bin, llm.c's shards. They are used where they lie.
+"""Token files of other projects: nanoGPT's train.bin and val.bin, llm.c's shards. They are used where they lie.
 
 nanoGPT (data/*/prepare.py) writes bare uint16. llm.c (dev/data/data_common.py) writes 256 int32 first, magic number,
 version and count, then uint16 (GPT-2) or uint32 (Llama 3).
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from gpt_lightning.data.identity import remember, stamp_of
 from gpt_lightning.data.shards import SPLITS
 from gpt_lightning.data.tokens import Tokens
+from gpt_lightning.data.verified import recall, remember, stamp_of
 from gpt_lightning.errors import UserError
 
 HEADER = np.dtype("<i4")
@@ -25,58 +25,59 @@ CHECKED = "checked_bins.json"
 
 
 def find_bins(spec: str) -> dict[str, list[Path]] | None:
-    """The .bin files by split that a directory holds or a glob matches, by their names; None if there is none of train.
+    """The .bin files of a directory or glob by the split in their names; None if none is of train.
 
     Raises:
         UserError: there is training text only.
     """
     path = Path(spec).expanduser()
-    found = path.glob("*.bin") if path.is_dir() else path.parent.glob(path.name) if "*" in path.name else ()
+    candidates = path.glob("*.bin") if path.is_dir() else path.parent.glob(path.name) if "*" in path.name else ()
     try:
-        files = sorted(file for file in found if file.suffix == ".bin" and file.is_file())
+        files = sorted(file for file in candidates if file.suffix == ".bin" and file.is_file())
     except (OSError, ValueError):
         return None
     bins = {split: [file for file in files if split in file.name] for split in SPLITS}
     if not bins["train"]:
         return None
     if not bins["val"]:
-        raise UserError(f"{spec} has {bins['train'][0].name} but no .bin file with 'val' in its name to validate on")
+        raise UserError(f"{spec} has {bins['train'][0].name} but no .bin file with 'val' in its name: add one.")
     return bins | {"test": bins["test"] or bins["val"]}
 
 
 def open_bins(bins: dict[str, list[Path]], n_ids: int, home: Path) -> tuple[dict[str, Tokens], dict[str, Any]]:
-    """Maps the files into memory, once all their ids have been seen to be ones of the tokenizer.
+    """Maps the files into memory, once it is verified that the tokenizer has all their ids.
 
-    That is remembered for as long as the files' sizes and times stay the same. The second result is as that of
-    `token_files.text_identity`.
+    That is remembered for as long as the files' sizes and times stay the same.
 
     Args:
         bins: From `find_bins`.
-        n_ids: Of the tokenizer.
-        home: Where it is remembered.
+        n_ids: How many ids the tokenizer has.
+        home: The directory where it is remembered.
+
+    Returns:
+        Tokens by the names train, val and test, and what `token_files.text_identity` says of token files of ours.
 
     Raises:
-        UserError: a file is not as long as it says, or has an id that the tokenizer has not.
+        UserError: a file is not as long as it says, or has an id that the tokenizer lacks.
     """
-    known = _read(home / CHECKED)
+    known = recall(home / CHECKED, list, int, int)
     seen = {}
     arrays = {split: [_map(path, n_ids) for path in bins[split]] for split in SPLITS}
     for split in SPLITS:
         for path, array in zip(bins[split], arrays[split], strict=True):
-            name, stamp = str(path.resolve()), stamp_of(path.stat())
+            name, stamp = str(path.resolve()), stamp_of(path)
             if name in seen:  # val that is test too
                 continue
             entry = known.get(name)
-            if not (isinstance(entry, list) and len(entry) == 3 and entry[0] == stamp):
+            if entry is None or entry[0] != stamp:
                 entry = [stamp, *_largest_and_crc32(array, path)]
             seen[name] = entry
             if entry[1] >= n_ids:
                 raise UserError(
                     f"{path} has the token id {entry[1]}, but the tokenizer has only {n_ids:,} ids: set "
-                    "--data.tokenizer to the one it was written with, such as gpt2"
+                    "--data.tokenizer to the one it was written with, such as gpt2."
                 )
     if any(known.get(name) != entry for name, entry in seen.items()):
-        home.mkdir(parents=True, exist_ok=True)
         remember(known | seen, home / CHECKED)
     tokens = {split: Tokens(arrays[split]) for split in SPLITS}
     checksums = [seen[str(path.resolve())][2] for path in bins["train"]]
@@ -90,16 +91,19 @@ def _map(path: Path, n_ids: int) -> np.ndarray:
         with path.open("rb") as file:
             head = np.frombuffer(file.read(HEADER_BYTES), HEADER) if size >= HEADER_BYTES else np.zeros(3, HEADER)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
+        raise UserError(f"{path} cannot be read ({error}): mend it or choose another --data.corpus.") from error
     if dtype := _LLM_C.get((int(head[0]), int(head[1]))):
         expected = HEADER_BYTES + int(head[2]) * dtype.itemsize
         if size != expected:
             than = "shorter" if size < expected else "longer"
-            raise UserError(f"{path} is {than} than the {head[2]:,} tokens that its header says: fetch it again")
+            raise UserError(f"{path} is {than} than the {head[2]:,} tokens that its header says: fetch it again.")
         return np.memmap(path, dtype, mode="r", offset=HEADER_BYTES) if head[2] else np.empty(0, dtype)
     dtype = np.dtype("<u2" if n_ids <= 1 << 16 else "<u4")
     if size % dtype.itemsize:
-        raise UserError(f"{path} is no file of {dtype.name} tokens: its {size:,} bytes are no whole number of them")
+        raise UserError(
+            f"{path} is no file of {dtype.name} tokens: its {size:,} bytes are not a multiple of {dtype.itemsize}. "
+            "Fetch it again, or set --data.tokenizer to the one it was written with."
+        )
     return np.memmap(path, dtype, mode="r") if size else np.empty(0, dtype)
 
 
@@ -111,10 +115,3 @@ def _largest_and_crc32(tokens: np.ndarray, path: Path) -> tuple[int, int]:
             largest, crc = max(largest, int(chunk.max())), zlib.crc32(chunk.tobytes(), crc)
             bar.update(chunk.nbytes)
     return largest, crc
-
-
-def _read(cache: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(cache.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return {}

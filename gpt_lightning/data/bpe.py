@@ -1,6 +1,6 @@
 """Byte-level BPE learnt from a text, as plain tiktoken ranks: the Hugging Face `tokenizers` library learns the merges.
 
-That library is optional and needed for learning only: who has the ranks encodes with tiktoken, as with any other.
+That library is optional and needed for learning only: the ranks are used with tiktoken, as any others.
 """
 
 import base64
@@ -16,14 +16,14 @@ from gpt_lightning.data.tokenizer import GPT2_PATTERN, bpe_size
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import atomic_file
 
-# Learning takes some 80 bytes of memory for each byte of words that differ. In Chinese nearly all do, which makes 5 GB
-# of this; in English few do. Ten million words of English are plenty for the commonest 50,000 parts of words.
+# Learning takes some 80 bytes of memory for each byte of distinct words. In Chinese nearly all words are distinct, and
+# this many bytes take 5 GB; in English few are. Ten million English words suffice for the commonest 50,000 parts.
 SAMPLE_BYTES = 1 << 26
-# The library takes 256 texts at a time: of 16 kB each, the bar moves every 4 MB.
+# The library takes 256 texts at a time: with 16 kB each, the bar moves every 4 MB.
 _TEXT_BYTES = 1 << 14
-# What GPT-2's pattern does not cut, as in DNA or base64, is cut here: merging in a word takes its length squared.
+# Words that GPT-2's pattern leaves longer, as in DNA or base64, are cut: merging takes the square of a word's length.
 _WORD_BYTES = 256
-# A pair of tokens that stands only once in the text tells nothing of other texts.
+# A pair of tokens that occurs only once in the text says nothing about other texts.
 _MIN_COUNT = 2
 
 
@@ -50,8 +50,8 @@ def train_ranks(pieces: Iterable[bytes], vocabulary: int) -> dict[bytes, int]:
     tokens = [bytes([value]) for value in range(256)] + learnt
     if len(tokens) < vocabulary - 1:
         raise UserError(
-            f"the text is too small or too uniform to learn a vocabulary of {vocabulary:,} from it: the largest "
-            f"possible is --data.tokenizer bpe:{len(tokens) + 1}"
+            f"The text is too small or too uniform to learn a vocabulary of {vocabulary:,} from it: the largest "
+            f"possible is --data.tokenizer bpe:{len(tokens) + 1}."
         )
     return {token: rank for rank, token in enumerate(tokens)}
 
@@ -60,7 +60,7 @@ def sample(pieces: Iterable[bytes], total_bytes: int, limit: int = SAMPLE_BYTES)
     """Some of the pieces, evenly spread over the text, at most `limit` bytes in all; all of them if they fit.
 
     Args:
-        pieces: Parts of a text, each small beside `limit`: a larger one is left out, never cut.
+        pieces: Parts of a text, each small compared with `limit`: one larger than that is left out, never cut.
         total_bytes: Bytes of all pieces together.
         limit: Bytes.
     """
@@ -74,7 +74,7 @@ def sample(pieces: Iterable[bytes], total_bytes: int, limit: int = SAMPLE_BYTES)
 
 
 def write_ranks(ranks: dict[bytes, int], path: Path) -> None:
-    """Writes a ranks file for `load_tokenizer`, whole or not at all.
+    """Writes a ranks file for `load_tokenizer`, atomically.
 
     Raises:
         OSError: it cannot be written.
@@ -97,8 +97,8 @@ def _learn(pieces: Iterable[bytes], vocabulary: int):
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
     except ImportError as error:
         raise UserError(
-            f"learning the tokenizer bpe:{vocabulary} needs the package tokenizers ({error}): pip install tokenizers, "
-            "or pip install -r requirements-data.txt"
+            f"Learning the tokenizer bpe:{vocabulary} needs the package tokenizers ({error}): pip install tokenizers, "
+            "or pip install -r requirements-data.txt."
         ) from error
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -117,15 +117,15 @@ def _learn(pieces: Iterable[bytes], vocabulary: int):
     try:
         tokenizer.train_from_iterator(_texts(pieces), trainer)
     finally:
-        # Processes forked from now on, as those of data loaders are, have none of the library's threads: left to itself
+        # Processes forked from now on, as those of data loaders are, have none of the library's threads. Without this,
         # it may print a warning in each of them, or wait for ever in one that learns a tokenizer.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return tokenizer
 
 
 def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The parts of the pieces that are UTF-8. Those around an invalid byte are apart, as `encode_bytes` has them: to
-    leave the byte out would join what is not joined, and to replace it would count a character that is not there."""
+    """The parts of the pieces that are UTF-8. An invalid byte separates them, as in `encode_bytes`: leaving it out
+    would join its neighbours, and replacing it would count a character that is not there."""
     with tqdm(desc="learning the tokenizer", unit="B", unit_scale=True, delay=2) as bar:
         for piece in pieces:
             start = 0

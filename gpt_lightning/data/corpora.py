@@ -1,6 +1,6 @@
 """Where text comes from: a named corpus, any file, glob or directory of the user's, or a dataset that is streamed.
 
-A corpus is a list of files and the percentages of its bytes that go to each split; nothing here knows tokens.
+A corpus is a list of files and the percentages of its bytes that go to each split; nothing here knows of tokens.
 """
 
 import os
@@ -14,9 +14,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gpt_lightning.data import hf
-from gpt_lightning.data.download import download, say
-from gpt_lightning.data.readers import PACKED_SUFFIXES, Blocks, read_blocks
+from gpt_lightning.data.download import download
+from gpt_lightning.data.readers import Blocks
+from gpt_lightning.data.text import formats
 from gpt_lightning.errors import UserError
+from gpt_lightning.notices import say
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,12 @@ class Corpus:
     Attributes:
         name: For messages and directory names.
         files: In the order they are read; empty for pydoc, which lives in the standard library, and for a dataset.
-        percents: Share of the bytes for train, val and test. Without a third number test is the same text as val. Of a
-            dataset, None means what it has itself.
+        percents: Shares of the bytes for train, val and test. Without a third number test is the same text as val.
+            None, for a dataset, means the splits that it has.
         checksum: (hashlib name, digest in hexadecimal) of the text, where it is known.
-        source: What the user named, by its full path: the same corpus, whatever its text is now.
+        source: What the user named, by its full path: the same for the same corpus, whatever its text is now.
         dataset: What `datasets` streams, instead of files.
-        text_key: Where the text is in a record of JSON lines, Parquet or a dataset.
+        text_key: Where the text is in a record.
         max_bytes: How much of the text is read.
     """
 
@@ -87,14 +89,14 @@ def find_corpus(spec: str, data_dir: Path, text_key: str = "text", max_bytes: in
         spec: pydoc, shakespeare, enwik8, a file, glob (`**` for any depth) or directory (with all below it), or a
             dataset, hf:owner/name or hf:owner/name:configuration.
         data_dir: Where downloads are kept.
-        text_key: Where the text is in a record of JSON lines, Parquet or a dataset.
+        text_key: Where the text is in a record.
         max_bytes: Read only so much of the text.
 
     Raises:
         UserError: nothing of that name, no text in it, or a failed download.
     """
     corpus = _find(spec, data_dir)
-    if max_bytes is not None:  # another text than the whole, whose hash is not known
+    if max_bytes is not None:  # not all of the text, so its hash is not known
         corpus = replace(corpus, checksum=None, source=f"{corpus.source} up to {max_bytes} bytes")
     return replace(corpus, text_key=text_key, max_bytes=max_bytes)
 
@@ -116,18 +118,18 @@ def _find(spec: str, data_dir: Path) -> Corpus:
         files = tuple(_files(spec, data_dir / "tokens"))
     # RecursionError: before Python 3.12 some thousand directories in one another are too many.
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"corpus {spec!r} cannot be looked for ({error}): name a file, glob or directory") from error
+        raise UserError(f"Corpus {spec!r} cannot be looked for ({error}): name a file, glob or directory.") from error
     full = os.path.realpath(os.path.expanduser(spec))
     return Corpus(_directory_name(os.path.basename(full)), files, source=full)
 
 
 def _directory_name(name: str) -> str:
-    """A name for a directory without surprises, short enough in any script."""
+    """A name that any file system takes, short enough in any script."""
     return re.sub(r"\W+", "_", name).strip("_").encode()[:60].decode(errors="ignore") or "corpus"
 
 
 def full_path(spec: str, data_dir: Path) -> str:
-    """Where the text of `find_corpus` lies, whatever directory it was named from; of pydoc and a dataset the name."""
+    """Where the text that `spec` names lies, whatever directory it was named from; for pydoc and a dataset, `spec`."""
     if spec == "pydoc" or spec.startswith(hf.PREFIX):
         return spec
     path = data_dir / _DOWNLOADS[spec].unpacked if spec in _DOWNLOADS else spec
@@ -135,8 +137,8 @@ def full_path(spec: str, data_dir: Path) -> str:
 
 
 def may_share_text(one: str, other: str) -> bool:
-    """Whether a file may be in both of two of `full_path`: one is within the other, or they have the same last name, as
-    a copy elsewhere would."""
+    """Whether two corpora, named by `full_path`, may have a file in common: one lies within the other, or they have the
+    same last name, as a copy elsewhere would."""
     paths = Path(one), Path(other)
     within = any(a.is_relative_to(b) for a, b in (paths, paths[::-1]))
     matches = any(fnmatch(a, b.replace("**/", "*")) for a, b in ((one, other), (other, one)))
@@ -146,7 +148,7 @@ def may_share_text(one: str, other: str) -> bool:
 def read_corpus(corpus: Corpus) -> Blocks:
     """Streams the files of a corpus as (document number, block of bytes).
 
-    Every file, every member of a zip and every record of JSON lines or Parquet is a document.
+    What counts as a document in a file, its format says.
 
     Raises:
         UserError: a file cannot be read, or this Python has no pydoc_data.
@@ -165,9 +167,9 @@ def _read_files(corpus: Corpus) -> Blocks:
     document = -1
     for path in corpus.files:
         previous = None
-        for member, block in read_blocks(path, corpus.text_key):
-            document += member != previous
-            previous = member
+        for number, block in formats.read_blocks(path, corpus.text_key):
+            document += number != previous
+            previous = number
             yield document, block
 
 
@@ -175,7 +177,7 @@ def _pydoc_text() -> bytes:
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise UserError("this Python comes without pydoc_data: choose another --data.corpus") from error
+        raise UserError("This Python comes without pydoc_data: choose another --data.corpus.") from error
     return "\n\n".join(topics[name] for name in sorted(topics)).encode()
 
 
@@ -185,9 +187,9 @@ def _files(spec: str, ours: Path) -> list[Path]:
     if path.is_file():
         return [path]
     skipped: dict[str, list] = defaultdict(list)
-    found = _below(path, ours.resolve(), skipped) if path.is_dir() else _matches(path, skipped)
+    candidates = _below(path, ours.resolve(), skipped) if path.is_dir() else _matches(path, skipped)
     files = []
-    for file in tqdm(found, desc=f"looking for text in {spec}", unit=" files", delay=2):
+    for file in tqdm(candidates, desc=f"looking for text in {spec}", unit=" files", delay=2):
         if why_not := _why_not(file):
             skipped[why_not].append(file)
         else:
@@ -200,18 +202,18 @@ def _files(spec: str, ours: Path) -> list[Path]:
     if path.exists() and not path.is_dir():
         reason = "is a pipe, socket or device, which cannot be read twice: save its text to a file, or"
     elif what:
-        reason = f"has no text to read (skipped: {what}):"
+        reason = f"has no text to read (skipped: {what}; read: {formats.in_words()}):"
     elif path.is_dir():
         reason = "holds no file:"
     else:
         reason = f"was not found in {Path.cwd()}:" if not path.is_absolute() else "was not found:"
     raise UserError(
-        f"corpus {spec!r} {reason} name one of {', '.join(NAMED_CORPORA)}, or an existing file, glob or directory"
+        f"Corpus {spec!r} {reason} name one of {', '.join(NAMED_CORPORA)}, or an existing file, glob or directory."
     )
 
 
 def _below(directory: Path, ours: Path, skipped: dict[str, list]) -> Iterator[Path]:
-    """The files at any depth, none of them hidden or our own; links to directories, which may be loops, stay alone."""
+    """The files at any depth, without hidden ones and our own. Links to directories may be loops and are left out."""
 
     def unreadable(error: OSError) -> None:
         skipped["unreadable"].append(Path(error.filename))
@@ -234,7 +236,7 @@ def _below(directory: Path, ours: Path, skipped: dict[str, list]) -> Iterator[Pa
 
 
 def _matches(pattern: Path, skipped: dict[str, list]) -> Iterator[Path]:
-    """The files that a glob stands for. Unlike those of `glob`, `**` of pathlib goes through no link: it may loop."""
+    """The files that a glob matches. Unlike `glob`'s, pathlib's `**` follows no links, which may be loops."""
     start = next((index for index, part in enumerate(pattern.parts) if re.search(r"[*?[]", part)), None)
     if start is None:
         return
@@ -252,7 +254,7 @@ def _matches(pattern: Path, skipped: dict[str, list]) -> Iterator[Path]:
 
 
 def _why_not(path: Path) -> str | None:
-    """Why a file found in a directory or by a glob is no text; None if it is."""
+    """Why a file in a directory or matched by a glob is left out; None if it is read."""
     try:
         if not path.is_file():  # before it is opened: a pipe would wait for someone to write to it
             return "no regular files"
@@ -262,4 +264,4 @@ def _why_not(path: Path) -> str | None:
         return "unreadable"
     if not head:
         return "empty"
-    return "binary" if b"\0" in head and path.suffix.lower() not in PACKED_SUFFIXES else None
+    return "binary" if b"\0" in head and not formats.may_hold_nul(path) else None

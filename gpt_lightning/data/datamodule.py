@@ -1,4 +1,4 @@
-"""The LightningDataModule: puts corpus, tokenizer, token files and loaders together; the work is done in those."""
+"""The LightningDataModule: puts corpus, tokenizer, token files and loaders together, which do the work."""
 
 import os
 from pathlib import Path
@@ -14,27 +14,29 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from gpt_lightning.data.corpora import full_path
 from gpt_lightning.data.loader import BlockLoader, EvaluationLoader
 from gpt_lightning.data.prepare import Prepared, prepare, what_is_wrong_with
+from gpt_lightning.data.text import formats
 from gpt_lightning.data.tokenizer import same_tokenizer, token_byte_lengths, tokenizer_state
 from gpt_lightning.data.tokens import Tokens
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_name
+from gpt_lightning.ranges import PositiveInt, Seed, check_arguments
 
 STORED_SEQUENCES = 8  # validation sequences kept in a checkpoint, to look at without the data
 
 
 class TextDataModule(LightningDataModule):
-    """Text as batches `(inputs, targets)` of int64 (B, T), targets being inputs shifted by one.
+    __doc__ = f"""Text as batches `(inputs, targets)` of int64 (B, T), targets being inputs shifted by one.
 
     After `setup` it has `encoding` (tiktoken.Encoding), `tokens` (arrays by the names train, val and test) and
     `token_byte_lengths` ((vocabulary,) int64, the bytes of text in each token id). If `learnt` is set before, to the
     tokenizer of a checkpoint, then that is the one that bpe:<vocabulary size> means, whatever the corpus is.
 
     Args:
-        corpus: Text to train on: pydoc (Python's own documentation, no download), shakespeare, enwik8; a file, glob or
-            directory of text, plain or packed (.gz, .bz2, .zip), JSON lines or Parquet; hf:owner/name or
-            hf:owner/name:configuration, which Hugging Face's datasets streams; or token files: a directory that
-            `python -m gpt_lightning.data.prepare` made, or the .bin files of nanoGPT and llm.c. 90 % of the bytes are
-            for training, 5 % for validation and 5 % for the test; of shakespeare 10 % are both validation and test.
+        corpus: Text to train on: pydoc (Python's own documentation, no download), shakespeare, enwik8; hf:owner/name or
+            hf:owner/name:configuration, which Hugging Face's datasets streams; token files: a directory that
+            `python -m gpt_lightning.data.prepare` made, or the .bin files of nanoGPT and llm.c; or a file, glob or
+            directory of {formats.in_words()}. 90 % of the bytes are for
+            training, 5 % for validation and 5 % for the test; of shakespeare 10 % are both validation and test.
         tokenizer: bytes (256 raw bytes), gpt2, cl100k_base, o200k_base, bpe:<vocabulary size>, which is learnt from the
             training text, or a file of tiktoken ranks. All but bytes put <|endoftext|> between documents.
         batch_size: Sequences in a batch of one process.
@@ -44,10 +46,10 @@ class TextDataModule(LightningDataModule):
         test_stride: Tokens from one window of the test to the next: with context_length − n, each token is predicted
             from at least n tokens before it, at context_length / test_stride times the cost. Left out, windows do not
             overlap.
-        text_key: Where the text is in a record of JSON lines, Parquet or a dataset.
+        text_key: Where the text is in a record of a file or dataset that has records.
         max_bytes: Read only so much of the text.
-        percents: Share of the bytes for training, validation and test, such as [80, 10, 10]. Left out, it is that of
-            the corpus; but `train.py test` tests on all of a text that the checkpoint was not trained on.
+        percents: Shares of the bytes for training, validation and test, such as [80, 10, 10]. Left out, they are those
+            of the corpus; but `train.py test` tests on all of a text that the checkpoint was not trained on.
 
     Raises:
         UserError: an argument is out of range.
@@ -57,37 +59,27 @@ class TextDataModule(LightningDataModule):
         self,
         corpus: str = "pydoc",
         tokenizer: str = "bytes",
-        batch_size: int = 16,
-        context_length: int | None = None,
+        batch_size: PositiveInt = 16,
+        context_length: PositiveInt | None = None,
         data_dir: str = "data",
-        seed: int = 1337,
-        test_stride: int | None = None,
+        seed: Seed = 1337,
+        test_stride: PositiveInt | None = None,
         text_key: str = "text",
-        max_bytes: int | None = None,
+        max_bytes: PositiveInt | None = None,
         percents: list[int] | None = None,
     ) -> None:
+        arguments = locals()
         super().__init__()
-        texts = {"corpus": corpus, "tokenizer": tokenizer, "data_dir": data_dir, "text_key": text_key}
-        problems = [f"{name} is empty" for name, value in texts.items() if not value]
+        texts = {name: arguments[name] for name in ("corpus", "tokenizer", "data_dir", "text_key")}
+        problems = [f"data.{name} is empty" for name, value in texts.items() if not value]
         problems += [
-            f"{name} {value!r} is no name in UTF-8: rename it or name the directory it lies in"
+            f"data.{name} {value!r} is no name in UTF-8: rename it or name the directory it lies in"
             for name, value in texts.items()
             if not is_name(value)
         ]
-        if batch_size < 1:
-            problems.append(f"batch_size is {batch_size}, must be at least 1")
-        if context_length is not None and context_length < 1:
-            problems.append(f"context_length is {context_length}, must be at least 1")
-        if test_stride is not None and test_stride < 1:
-            problems.append(f"test_stride is {test_stride}, must be at least 1")
-        if max_bytes is not None and max_bytes < 1:
-            problems.append(f"max_bytes is {max_bytes}, must be at least 1")
-        if seed < 0:
-            problems.append(f"seed is {seed}, must not be negative")
         if percents is not None and (problem := what_is_wrong_with(percents)):
             problems.append(problem)
-        if problems:
-            raise UserError(f"data: {'; '.join(problems)}")
+        check_arguments(TextDataModule.__init__, arguments, "data", problems)
         self.save_hyperparameters()
         self.batch_size = batch_size
         self.context_length = context_length  # if None, train.py sets it before the data is prepared
@@ -97,7 +89,7 @@ class TextDataModule(LightningDataModule):
         self.learnt: tiktoken.Encoding | None = None
 
     def prepare_data(self) -> None:
-        """Downloads and tokenises, once; of processes that do it at the same time one does and the others wait.
+        """Downloads and tokenises, once; of several processes one does it and the others wait.
 
         Raises:
             UserError: the corpus, the tokenizer or `data_dir` cannot be used, or nobody set `context_length`.
@@ -109,7 +101,7 @@ class TextDataModule(LightningDataModule):
 
         Raises:
             UserError: as `prepare_data`, or token files are damaged, or there is no validation text, or the training
-                text is shorter than one sequence.
+                text is too short for one sequence.
         """
         if not self.tokens:
             prepared = self._prepare()
@@ -120,12 +112,12 @@ class TextDataModule(LightningDataModule):
             self._split("val")
             if len(tokens := self._split("train")) <= self.context_length:
                 raise UserError(
-                    f"the train split of corpus {self.hparams.corpus} has {len(tokens)} tokens, too few for "
-                    f"sequences of {self.context_length}: set a smaller context_length"
+                    f"The train split of corpus {self.hparams.corpus} has {len(tokens)} tokens, too few for "
+                    f"sequences of {self.context_length}: set a smaller context_length."
                 )
 
     def train_dataloader(self) -> BlockLoader:
-        """Shuffled batches, of which a checkpoint stores the position.
+        """Shuffled batches; a checkpoint stores the position in them.
 
         Raises:
             UserError: the training text does not fill one batch of all processes.
@@ -144,9 +136,9 @@ class TextDataModule(LightningDataModule):
         )
         if len(loader) == 0:
             raise UserError(
-                f"the train split of corpus {self.hparams.corpus} ({loader.n_tokens} tokens) is too small for a batch "
+                f"The train split of corpus {self.hparams.corpus} ({loader.n_tokens} tokens) is too small for a batch "
                 f"of {self.batch_size} × {world_size} sequences of {self.context_length}: set a smaller batch_size or "
-                "context_length"
+                "context_length."
             )
         return loader
 
@@ -167,7 +159,7 @@ class TextDataModule(LightningDataModule):
         stride = self.hparams.test_stride
         if stride is not None and stride > self.context_length:
             raise UserError(
-                f"data.test_stride is {stride} but must be at most the context_length {self.context_length}"
+                f"data.test_stride is {stride} but must be at most the context_length, {self.context_length}."
             )
         tokens = self._split("test")
         return EvaluationLoader(tokens, self.context_length, self.batch_size, *self._rank(), stride)
@@ -176,7 +168,7 @@ class TextDataModule(LightningDataModule):
         """Fixed sequences spread evenly over the validation split, the same on every rank.
 
         Returns:
-            (n', T) int64 with n' ≤ n, since they don't overlap; of a split shorter than T its only, shorter sequence.
+            (n', T) int64 with n' ≤ n, since they don't overlap; of a split shorter than T, all of it as one sequence.
         """
         tokens = self.tokens["val"]
         if len(tokens) == 0:
@@ -186,9 +178,9 @@ class TextDataModule(LightningDataModule):
         return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts]).astype(np.int64))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to be looked at without the data: tokenizer and some validation sequences (int32).
+        """What a checkpoint needs to be examined without the data: tokenizer and some validation sequences (int32).
 
-        And, to notice on a resume that it is another, which text it was trained on.
+        Also which text it was trained on, so that a resume on another text is noticed.
         """
         if not self.tokens:  # a checkpoint made because setup failed
             return {}
@@ -207,8 +199,8 @@ class TextDataModule(LightningDataModule):
         theirs, ours = state_dict["tokenizer"], tokenizer_state(self.encoding)
         if not same_tokenizer(theirs, ours):
             raise UserError(
-                f"the checkpoint was trained with tokenizer {theirs['name']!r} of other tokens than {ours['name']!r} "
-                f"(--data.tokenizer {self.hparams.tokenizer}): use the one it was trained with"
+                f"The checkpoint was trained with tokenizer {theirs['name']!r} of other tokens than {ours['name']!r} "
+                f"(--data.tokenizer {self.hparams.tokenizer}): use the one it was trained with."
             )
         then, now = state_dict.get("text"), self._text  # None in checkpoints from before this was stored
         fitting = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
@@ -224,7 +216,7 @@ class TextDataModule(LightningDataModule):
 
     def _prepare(self) -> Prepared:
         if self.context_length is None:
-            raise UserError("data.context_length is not set: set it, or take it from the model as train.py does")
+            raise UserError("data.context_length is not set: set it, or take it from the model as train.py does.")
         if self._prepared is None:
             h = self.hparams
             self._prepared = prepare(
@@ -238,11 +230,11 @@ class TextDataModule(LightningDataModule):
         return Path(os.path.expanduser(self.hparams.data_dir))
 
     def _split(self, name: str) -> Tokens:
-        """Its tokens; UserError if there are none."""
+        """The tokens of a split; UserError if there are none."""
         if len(self.tokens[name]) == 0:
             raise UserError(
-                f"the {name} split of corpus {self.hparams.corpus} is empty, since data.percents is "
-                f"{list(self.hparams.percents)}: give it a share"
+                f"The {name} split of corpus {self.hparams.corpus} is empty, since data.percents is "
+                f"{list(self.hparams.percents)}: give it a share."
             )
         return self.tokens[name]
 

@@ -1,6 +1,6 @@
-"""Text out of any dataset that Hugging Face's `datasets` can stream, from its hub or from local files.
+"""Text from any dataset that Hugging Face's `datasets` can stream, from its hub or from local files.
 
-Nothing is kept of it but tokens: the documents pass by once.
+The documents pass by once; only their tokens are kept.
 """
 
 from bisect import bisect_right
@@ -13,7 +13,7 @@ from gpt_lightning.data.records import INSTALL, text_of
 from gpt_lightning.errors import UserError
 
 PREFIX = "hf:"
-# Of a dataset without held-out documents one in a hundred is for validation and one for the test.
+# If a dataset holds out no documents, one in a hundred is for validation and one for the test.
 PERCENTS = (98, 1, 1)
 _HELD_OUT = (("validation", "val", "valid", "dev"), ("test",))  # names of such splits
 
@@ -34,7 +34,7 @@ def parse(spec: str) -> Dataset:
     """
     path, _, config = spec.removeprefix(PREFIX).partition(":")
     if not path:
-        raise UserError(f"corpus {spec!r} names no dataset: write hf:owner/name or hf:owner/name:configuration")
+        raise UserError(f"Corpus {spec!r} names no dataset: write hf:owner/name or hf:owner/name:configuration.")
     return Dataset(path, config or None)
 
 
@@ -43,21 +43,24 @@ def read_dataset(
 ) -> Iterator[tuple[int, int, bytes]]:
     """Streams (index of the split, document number, text as UTF-8), the splits in order.
 
-    Validation and test are the dataset's own, one standing for both where there is only one. A dataset without them, or
-    given `percents`, is divided: of every 100 documents in a row the first are for training, the next for validation.
+    Validation and test are the dataset's own; if it has only one of them, that is both. If it has neither, or with
+    `percents`, it is divided: of every 100 documents in a row the first are for training, the next for validation.
 
     Args:
         dataset: From `parse`.
         text_key: Where in a record its text is.
         percents: Shares of training, validation and test.
-        max_bytes: The document that reaches so much text, all splits together if the dataset is divided, is the last.
+        max_bytes: The document with which a split reaches so much text is its last; if the dataset is divided, the one
+            with which all splits together do.
 
     Raises:
-        UserError: `datasets` is not installed, or the dataset cannot be had or has no such text.
+        UserError: `datasets` is not installed, or the dataset cannot be read or has no such text.
     """
     splits = _load(dataset)
     if "train" not in splits:
-        raise UserError(f"dataset {dataset.path} has no split 'train', only {', '.join(map(repr, splits))}")
+        raise UserError(
+            f"Dataset {dataset.path} has no split 'train', only {', '.join(map(repr, splits))}: name another dataset."
+        )
 
     def texts(split: str) -> Iterator[tuple[int, bytes]]:
         return _up_to(max_bytes, _texts(splits[split], split, text_key, dataset))
@@ -78,11 +81,11 @@ def _load(dataset: Dataset) -> dict[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise UserError(f"corpus {PREFIX}{dataset.path} is streamed by Hugging Face's datasets: {INSTALL}") from error
+        raise UserError(f"Corpus {PREFIX}{dataset.path} is streamed by Hugging Face's datasets: {INSTALL}.") from error
     try:
         return dict(datasets.load_dataset(dataset.path, dataset.config, streaming=True))
     except Exception as error:  # of the network, the hub, the file formats: there is no end to them
-        raise _not_had(dataset, error) from error
+        raise _unreadable(dataset, error) from error
 
 
 def _texts(records: Any, split: str, text_key: str, dataset: Dataset) -> Iterator[bytes]:
@@ -91,10 +94,10 @@ def _texts(records: Any, split: str, text_key: str, dataset: Dataset) -> Iterato
         try:
             record = next(rows, None)
         except Exception as error:
-            raise _not_had(dataset, error) from error
+            raise _unreadable(dataset, error) from error
         if record is None:
             return
-        if text := text_of(record, text_key, f"record {number:,} of {split} in {dataset.path}"):
+        if text := text_of(record, text_key, f"Record {number:,} of {split} in {dataset.path}"):
             yield text.encode("utf-8", "replace")
 
 
@@ -107,10 +110,10 @@ def _up_to(max_bytes: int | None, texts: Iterable[bytes]) -> Iterator[tuple[int,
             return
 
 
-def _not_had(dataset: Dataset, error: Exception) -> UserError:
+def _unreadable(dataset: Dataset, error: Exception) -> UserError:
     reason = (str(error).splitlines() or [""])[0]
     return UserError(
-        f"dataset {dataset.path} could not be read ({type(error).__name__}: {reason}): see that its name, its "
-        "configuration (hf:owner/name:configuration) and the network are right and start again, which goes on after "
-        "the last finished shard"
+        f"Dataset {dataset.path} could not be read ({type(error).__name__}: {reason}): see that its name, its "
+        "configuration (hf:owner/name:configuration) and the network are right, and start again, which goes on after "
+        "the last finished shard."
     )

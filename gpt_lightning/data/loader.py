@@ -7,16 +7,16 @@ beginning an epoch takes the same time and memory whatever the size of the data.
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.loops.progress import _BatchProgress as BatchProgress
 
 from gpt_lightning.data.permutation import ROUNDS, permuted
 from gpt_lightning.data.tokens import Tokens
 
 IGNORED_TARGET = -100  # what F.cross_entropy ignores
-ORDERED_AT_ONCE = 1 << 14  # samples whose places are found together: what is computed on stays in the processor's cache
+ORDERED_AT_ONCE = 1 << 14  # samples whose offsets are computed together: as many as stay in the processor's cache
 
 # inputs and targets, both (B, T) int64; targets are the inputs shifted by one.
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -60,14 +60,14 @@ def _count_blocks(n_tokens: int, context_length: int) -> int:
 class BlockLoader:
     """Batches of an epoch, for one rank; resumes at the sample after the last one delivered.
 
-    Ranks take strides of one permutation: each sample is seen at most once per epoch by exactly one rank, and every
+    Ranks take strides of one permutation: each sample is seen at most once per epoch and by one rank only, and every
     rank has the same number of batches. Samples that don't fill a global batch, `batch_size` of every rank together,
     are left for another epoch.
 
     A resume may have another global batch: another number of ranks, another batch size. It goes on with the very next
-    sample, and the epoch ends where it would have ended with the new global batch from its beginning, so that here,
-    too, each sample is seen at most once and only those that don't fill a global batch are left. Lightning, which
-    counts batches, is told how many of the new ones the part that was seen stands for.
+    sample, and the epoch ends where it would have ended with the new global batch from its beginning. So here, too,
+    each sample is seen at most once, and only those that don't fill a global batch are left. Lightning, which counts
+    batches, is told how many of the new ones make up the part that was seen.
 
     Args:
         tokens: Unsigned integers, at least `context_length` + 1, in one array or in several.
@@ -77,8 +77,9 @@ class BlockLoader:
         rank: This process, from 0.
         world_size: Number of processes.
         limit: The Trainer's `limit_train_batches`: how many batches (int) or what part (float) of an epoch it asks for.
-        same_order: Every epoch is like epoch 0; what the Trainer's `overfit_batches` wants.
-        progress: Lightning's count of batches, put right when a resume has another global batch.
+        same_order: Every epoch is like epoch 0, as the Trainer's `overfit_batches` wants.
+        progress: Lightning's count of batches (`fit_loop.epoch_loop.batch_progress`), put right when a resume has
+            another global batch; None without a Trainer.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class BlockLoader:
         world_size: int = 1,
         limit: int | float = 1.0,
         same_order: bool = False,
-        progress: BatchProgress | None = None,
+        progress: Any = None,
     ) -> None:
         self.n_tokens, self.context_length, self.batch_size = len(tokens), context_length, batch_size
         self.seed, self.rank, self.world_size, self.same_order = seed, rank, world_size, same_order
@@ -115,9 +116,9 @@ class BlockLoader:
         """Begins another epoch; a call with the epoch under way, as after a resume, keeps the position."""
         if epoch != self.epoch:
             if self._resuming and self.position < self._batches_asked:
-                # With max_steps Lightning 2.6 counts an epoch too many when it resumes where a run stopped inside an
-                # epoch, of which it asks the rest, or at the end of one, after which it announces an epoch and asks for
-                # nothing. The order of the text must not skip an epoch with it.
+                # With max_steps Lightning 2.6 counts an epoch too many when it resumes: inside an epoch, of which it
+                # then asks for the rest, or at the end of one, after which it announces an epoch and asks for nothing.
+                # The order of the text must not skip an epoch with it.
                 self._skipped += 1
             else:
                 self.position = self._shift = 0
@@ -173,9 +174,9 @@ class BlockLoader:
 class EvaluationLoader:
     """All of a split in order: every token but the first is a target exactly once, over all ranks.
 
-    Windows of T tokens go to the ranks in turn. Every rank has the same number of batches; where text is lacking,
-    inputs are 0 and targets `IGNORED_TARGET`, so a row, or all of a rank's last batch, can be padding. So are targets
-    that an earlier window has.
+    Windows of T tokens go to the ranks in turn. Every rank has the same number of batches; where the text has ended,
+    inputs are 0 and targets `IGNORED_TARGET`, so that a row, or all of a rank's last batch, can be padding. Targets
+    that an earlier window has are `IGNORED_TARGET` too.
 
     Args:
         tokens: Unsigned integers, at least 2, in one array or in several.
@@ -213,11 +214,11 @@ class EvaluationLoader:
             windows = np.arange(first, min(first + self.batch_size, self._n_rows)) * self.world_size + self.rank
             starts = windows * self.stride
             text = np.zeros((len(windows), self.context_length + 1), np.int64)
-            n_whole = int((starts + self.context_length <= self._n_targets).sum())
-            text[:n_whole] = self._tokens.windows(starts[:n_whole], self.context_length + 1)
-            if self._n_windows - 1 in windows[n_whole:]:  # only the last window may lack text
-                rest = self._tokens[starts[n_whole] :]
-                text[n_whole, : len(rest)] = rest
+            n_full = int((starts + self.context_length <= self._n_targets).sum())
+            text[:n_full] = self._tokens.windows(starts[:n_full], self.context_length + 1)
+            if self._n_windows - 1 in windows[n_full:]:  # only the last window may be shorter
+                rest = self._tokens[starts[n_full] :]
+                text[n_full, : len(rest)] = rest
             there = starts[:, None] + column < self._n_targets
             new = there & ((windows[:, None] == 0) | (column >= self.context_length - self.stride))
             yield _to_batch(np.where(there, text[:, :-1], 0), np.where(new, text[:, 1:], IGNORED_TARGET), self._pin)

@@ -1,21 +1,21 @@
-"""A permutation of any size evaluated where it is asked for, so that nothing has to be made or kept of the rest."""
+"""A permutation of any size, computed for the indices that are asked for alone: nothing is made or kept of the rest."""
 
 import math
 
 import numpy as np
 
-# Even, so that the halves end where they began. 6 mix large tables; the orders of 5 samples, say, need about 12 to come
-# equally often.
+# Even, so that the halves end where they began. 6 mix large tables; small ones, such as of 5 samples, take about 12
+# until all orders are equally frequent.
 ROUNDS = 12
 
 
 def permuted(indices: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """Where a pseudo-random permutation of 0, …, n − 1 takes the indices; it is the keys that choose which.
+    """Where a pseudo-random permutation of 0, …, n − 1, which the keys choose, takes the indices.
 
     A Feistel network (Luby & Rackoff 1988) permutes the cells of a table that has n or barely more of them: the
     generalised one of Black & Rogaway 2002, Ciphers with Arbitrary Finite Domains, whose halves are row and column.
-    Bits for halves would make up to 4n. What it takes past n goes through it again until it falls inside (cycle
-    walking, in the same paper). Integer arithmetic only: the same numbers everywhere.
+    (Halves of the bits would need up to 4n cells.) An index that it takes past n goes through it again until it falls
+    inside (cycle walking, in the same paper). Integer arithmetic only: the same numbers everywhere.
 
     Args:
         indices: (k,) integers in [0, n).
@@ -37,12 +37,12 @@ def permuted(indices: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 
 
 def _feistel(numbers: np.ndarray, rows: int, columns: int, keys: np.ndarray) -> np.ndarray:
-    """(k,) int64 in [0, rows × columns), to the same."""
-    # Of 32 bits, since processors multiply several of those at a time.
+    """One pass through the network: (k,) int64 in [0, rows × columns) to as many in the same range."""
+    # 32 bits wide, since processors multiply several of those at a time.
     left, right = (half.astype(np.uint32) for half in np.divmod(numbers, columns))
     sizes = rows, columns
     for key in keys:
-        # Murmur3's finaliser (Appleby 2011): each bit of what goes in turns half of those that come out.
+        # Murmur3's finaliser (Appleby 2011): each bit of the input flips half of the bits of the output.
         mixed = right ^ key
         mixed ^= mixed >> 16
         mixed *= 0x85EBCA6B

@@ -1,9 +1,9 @@
-"""From what a user asks for to tokens: finds the corpus, learns a tokenizer from it if need be, tokenises, opens.
+"""From the name of a corpus to its tokens: finds it, learns a tokenizer from it if need be, tokenises, opens.
 
     python -m gpt_lightning.data.prepare --corpus hf:HuggingFaceFW/fineweb-edu --tokenizer gpt2 --max_bytes 1e9
 
-Training does the same when it begins; this is for a machine without a GPU, or for the night before. Killed, it goes on
-where it was when it is called again.
+Training does the same when it begins; this is for a machine without a GPU, or for the night before. If it is killed,
+the same command goes on where it was.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from gpt_lightning.data import hf
 from gpt_lightning.data.bins import find_bins, open_bins
 from gpt_lightning.data.bpe import SAMPLE_BYTES, sample, train_ranks, write_ranks
 from gpt_lightning.data.corpora import Corpus, find_corpus, read_corpus
-from gpt_lightning.data.download import make_once, say
 from gpt_lightning.data.identity import identify
 from gpt_lightning.data.segments import by_bytes, segments
 from gpt_lightning.data.token_files import (
@@ -39,6 +38,9 @@ from gpt_lightning.data.token_files import (
 from gpt_lightning.data.tokenizer import bpe_size, load_tokenizer
 from gpt_lightning.data.tokens import Tokens
 from gpt_lightning.errors import UserError
+from gpt_lightning.make_once import make_once
+from gpt_lightning.notices import say
+from gpt_lightning.ranges import PositiveInt
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class Prepared:
     Attributes:
         encoding: Its tokenizer.
         tokens: By the names train, val and test.
-        place: Where they lie.
+        place: The directory of the token files.
         identity: Of the training text: corpus (its name), tokens and crc32.
-        counts: Of each split, its bytes of text and documents, where they are known.
+        counts: The bytes of text and the documents of each split, among others; None if they are not known.
     """
 
     encoding: tiktoken.Encoding
@@ -77,31 +79,16 @@ def prepare(
         UserError: the corpus, the tokenizer or `data_dir` cannot be used.
     """
     if percents is not None and (problem := what_is_wrong_with(percents)):
-        raise UserError(problem)
-    if holds_tokens(corpus) and (percents is not None or max_bytes is not None):
-        raise UserError(f"{corpus} holds tokens that have their splits: leave out percents and max_bytes")
-    directory = Path(corpus).expanduser()
-    ours = _is_ours(directory)
-    if not ours and (bins := find_bins(corpus)):
-        encoding = load_tokenizer(tokenizer)
-        tokens, identity = open_bins(bins, encoding.n_vocab, data_dir / "tokens")
-        return Prepared(encoding, tokens, bins["train"][0].parent, identity, None)
-    if ours:
-        encoding = _tokenizer_of(directory, tokenizer)
-    else:
-        found = find_corpus(corpus, data_dir, text_key, max_bytes)
-        if percents is not None:
-            found = replace(found, percents=tuple(percents))
-        size = bpe_size(tokenizer)
-        if size is None:
-            encoding = load_tokenizer(tokenizer)
-        elif learnt is not None and learnt.n_vocab == size:
-            encoding = learnt
-        else:
-            encoding = _learn(found, size, data_dir / "tokens")
-        directory = prepare_token_files(found, encoding, data_dir)
-    tokens = open_token_files(directory)
-    return Prepared(encoding, tokens, directory, text_identity(directory), read_index(directory)["splits"])
+        raise UserError(f"{problem}.")
+    if holds_tokens(corpus):
+        if percents is not None or max_bytes is not None:
+            raise UserError(f"{corpus} holds tokens that have their splits: leave out percents and max_bytes.")
+        return _open(corpus, tokenizer, data_dir)
+    text = find_corpus(corpus, data_dir, text_key, max_bytes)
+    if percents is not None:
+        text = replace(text, percents=tuple(percents))
+    encoding = _tokenizer_for(text, tokenizer, data_dir, learnt)
+    return _opened(prepare_token_files(text, encoding, data_dir), encoding)
 
 
 def holds_tokens(corpus: str) -> bool:
@@ -109,19 +96,34 @@ def holds_tokens(corpus: str) -> bool:
     return _is_ours(Path(corpus).expanduser()) or find_bins(corpus) is not None
 
 
-def _is_ours(directory: Path) -> bool:
-    # A directory of text may have an index.json too.
-    return (directory / INDEX).is_file() and any(directory.glob("*_000000.bin"))
-
-
 def what_is_wrong_with(percents: Sequence[int]) -> str | None:
-    """Why these are not the shares of the splits; None if they are."""
+    """Why these are not the shares of the splits, as a clause; None if they are."""
     if len(percents) == 3 and all(type(p) is int and p >= 0 for p in percents) and sum(percents) == 100:
         return None
     return (
-        f"percents is {list(percents)}, must be three whole numbers of at least 0 that sum to 100: the shares of "
-        "train, val and test"
+        f"data.percents is {list(percents)} but must be three whole numbers of at least 0 that sum to 100: the shares "
+        "of train, val and test"
     )
+
+
+def _open(corpus: str, tokenizer: str, data_dir: Path) -> Prepared:
+    """A corpus that holds tokens."""
+    directory = Path(corpus).expanduser()
+    if _is_ours(directory):
+        return _opened(directory, _tokenizer_of(directory, tokenizer))
+    bins, encoding = find_bins(corpus), load_tokenizer(tokenizer)
+    tokens, identity = open_bins(bins, encoding.n_vocab, data_dir / "tokens")
+    return Prepared(encoding, tokens, bins["train"][0].parent, identity, None)
+
+
+def _opened(directory: Path, encoding: tiktoken.Encoding) -> Prepared:
+    tokens = open_token_files(directory)
+    return Prepared(encoding, tokens, directory, text_identity(directory), read_index(directory)["splits"])
+
+
+def _is_ours(directory: Path) -> bool:
+    # A directory of text may have an index.json too.
+    return (directory / INDEX).is_file() and any(directory.glob("*_000000.bin"))
 
 
 def _tokenizer_of(directory: Path, tokenizer: str) -> tiktoken.Encoding:
@@ -129,16 +131,30 @@ def _tokenizer_of(directory: Path, tokenizer: str) -> tiktoken.Encoding:
     try:
         index = read_index(directory)
         name, digest, size = index["tokenizer"], index["tokenizer_digest"], index["vocabulary"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{directory / INDEX} is no index of token files ({type(error).__name__}: {error})") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{directory / INDEX} is no index of token files ({type(error).__name__}: {error}): make them again."
+        ) from error
     ours = (directory / RANKS).is_file() and bpe_size(tokenizer) == size
     encoding = load_tokenizer(str(directory / RANKS) if ours else tokenizer)
     if tokenizer_digest(encoding) != digest:
         fix = directory / RANKS if (directory / RANKS).is_file() else name
         raise UserError(
-            f"the tokens in {directory} are not those of tokenizer {tokenizer!r}: set --data.tokenizer {fix}"
+            f"The tokens in {directory} are not those of tokenizer {tokenizer!r}: set --data.tokenizer {fix}."
         )
     return encoding
+
+
+def _tokenizer_for(
+    corpus: Corpus, tokenizer: str, data_dir: Path, learnt: tiktoken.Encoding | None
+) -> tiktoken.Encoding:
+    """The tokenizer asked for, learnt from the corpus if it has to be and was not."""
+    size = bpe_size(tokenizer)
+    if size is None:
+        return load_tokenizer(tokenizer)
+    if learnt is not None and learnt.n_vocab == size:
+        return learnt
+    return _learn(corpus, size, data_dir / "tokens")
 
 
 def _learn(corpus: Corpus, size: int, home: Path) -> tiktoken.Encoding:
@@ -153,7 +169,7 @@ def _learn(corpus: Corpus, size: int, home: Path) -> tiktoken.Encoding:
     try:
         make_once(path, make)
     except OSError as error:
-        raise UserError(f"{home} cannot be written ({error}): make room or choose another --data.data_dir") from error
+        raise UserError(f"{home} cannot be written ({error}): make room or choose another --data.data_dir.") from error
     finally:
         with contextlib.suppress(OSError):
             path.parent.rmdir()  # if nothing was learnt
@@ -161,7 +177,7 @@ def _learn(corpus: Corpus, size: int, home: Path) -> tiktoken.Encoding:
 
 
 def _training_text(corpus: Corpus, size: int | None) -> Iterator[bytes]:
-    """Pieces of the training split, spread evenly over it if it is large; of what is streamed, from its beginning."""
+    """Pieces of the training split, spread evenly over it if it is large; of a dataset, those at its beginning."""
     if corpus.dataset is not None:
         few = min(SAMPLE_BYTES, corpus.max_bytes or SAMPLE_BYTES)
         placed = hf.read_dataset(corpus.dataset, corpus.text_key, corpus.percents, few)
@@ -177,8 +193,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", default="pydoc", help="as for train.py's --data.corpus (default: pydoc)")
     parser.add_argument("--tokenizer", default="bytes", help="as for --data.tokenizer (default: bytes)")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="directory of token files (default: data)")
-    parser.add_argument("--text_key", default="text", help="where a record's text is (default: text)")
-    parser.add_argument("--max_bytes", type=_whole_number, help="read only so much of the text, such as 1e9")
+    parser.add_argument("--text_key", default="text", help="where the text of a record is (default: text)")
+    parser.add_argument("--max_bytes", type=PositiveInt, help="read only so much of the text, such as 1e9")
     parser.add_argument("--percents", type=int, nargs=3, help="shares of train, val and test (default: 90 5 5)")
 
 
@@ -188,18 +204,8 @@ def prepare_from(args: argparse.Namespace) -> Prepared:
     return prepare(args.corpus, args.tokenizer, data_dir, args.text_key, args.max_bytes, args.percents)
 
 
-def _whole_number(text: str) -> int:
-    try:
-        number = int(float(text))
-    except (ValueError, OverflowError):
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes")
-    return number
-
-
 def main() -> None:
-    """Parse, prepare, say where it lies and how to train on it."""
+    """Parse, prepare, say where the tokens lie and how to train on them."""
     parser = OneLineParser(
         prog="python -m gpt_lightning.data.prepare",
         description=__doc__,

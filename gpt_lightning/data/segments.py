@@ -1,6 +1,6 @@
-"""Cuts a stream of text into pieces that can be tokenised apart and still give the tokens of the whole.
+"""Cuts a stream of text into pieces that, tokenised one by one, give the tokens of the uncut text.
 
-Where the pieces are cut depends on the text alone: the tokens depend neither on the number of cores nor on the reads.
+Where they are cut depends on the text alone: the tokens depend neither on the number of cores nor on sizes of reads.
 """
 
 import bisect
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from gpt_lightning.errors import UserError
 
 SEGMENT_BYTES = 1 << 19
-CORPUS_CHANGED = "the corpus changed while it was being read: start again"
+CORPUS_CHANGED = "The corpus changed while it was being read: start again."
 
 # The last place between an ASCII letter or digit and a space or newline. Cutting there is safe for the patterns of
-# GPT-2, cl100k and o200k: none of their alternatives has white space after a letter or a digit, so a match in the whole
+# GPT-2, cl100k and o200k: none of their alternatives has white space after a letter or a digit, so a match in the uncut
 # text ends there anyway; none looks behind, so what follows matches the same; and what precedes ends in no white space,
 # so the look-ahead of `\s+(?!\S)` and the `$` of `\s++$` see the same. Both bytes are ASCII: no character is cut.
 _SAFE_CUT = re.compile(rb".*[A-Za-z0-9](?=[ \n])", re.DOTALL)
@@ -43,14 +43,14 @@ class Pack:
 
 
 def by_bytes(blocks: Iterable[tuple[int, bytes]], split_ends: Sequence[int]) -> Iterator[Placed]:
-    """Gives each block of documents its split, and cuts those that are of two.
+    """Gives each block of a document its split, and cuts a block that reaches into the next.
 
     Args:
         blocks: (document number, bytes) in order.
-        split_ends: The position in bytes at which each split ends; the last is the size of the whole.
+        split_ends: The position in bytes at which each split ends; the last is the size of the text.
 
     Raises:
-        UserError: the blocks are not as many bytes as `split_ends` says.
+        UserError: the blocks have more or fewer bytes than `split_ends` says.
     """
     position = 0
     for document, block in blocks:
@@ -84,8 +84,8 @@ def segments(blocks: Iterable[Placed]) -> Iterator[Placed]:
 
 
 def packs(pieces: Iterable[Placed]) -> Iterator[Pack]:
-    """Gathers the pieces of each split, in order, as many as `SEGMENT_BYTES` hold: to hand documents of a hundred bytes
-    to another thread one by one would take longer than to tokenise them."""
+    """Gathers the pieces of each split, in order, up to `SEGMENT_BYTES`: handing documents of a hundred bytes to
+    another thread one by one would take longer than tokenising them."""
     gathered: dict[int, list[tuple[bool, bytes]]] = {}
     sizes: dict[int, int] = {}
     previous = None
@@ -101,7 +101,7 @@ def packs(pieces: Iterable[Placed]) -> Iterator[Pack]:
 
 
 def last_cut(window: bytes) -> int:
-    """The last position in `window` at which cutting changes no token; if there is none, its last character's start."""
+    """The last position in `window` where a cut changes no token; if there is none, where its last character begins."""
     if match := _SAFE_CUT.match(window):
         return match.end()
     # A character is at most 4 bytes, and all but its first are 10xxxxxx.

@@ -1,16 +1,15 @@
-"""Writes the tokens of a corpus as shards: files of a bounded size, a few at a time and one after the other.
+"""Writes the tokens of a corpus as shards: files of a bounded size, one after the other in each split.
 
-Whenever one is finished, what there is so far is on the disk and noted in progress.json: a process that is killed loses
-what it did since, and the next one reads that far in the text but tokenises nothing again.
+Whenever a shard is finished, all tokens so far are on the disk and noted in progress.json: a process that is killed
+loses what it did since, and the next one reads that far in the text but tokenises nothing again.
 """
 
-import json
 import os
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,12 +20,12 @@ from tqdm import tqdm
 
 from gpt_lightning.data.segments import CORPUS_CHANGED, Pack
 from gpt_lightning.data.tokenizer import END_OF_TEXT, encode_bytes
+from gpt_lightning.data.verified import read_json, write_json
 from gpt_lightning.errors import UserError
-from gpt_lightning.files import atomic_file
 
 SPLITS = ("train", "val", "test")
 PROGRESS = "progress.json"
-SHARD_BYTES = 1 << 28  # of text; twice as many on the disk at most
+SHARD_BYTES = 1 << 28  # of text; if every byte is a token, that is 2 or 4 times as many on the disk
 _NOTHING = {"tokens": 0, "bytes": 0, "documents": 0, "crc32": 0}
 
 
@@ -36,15 +35,15 @@ def write_shards(
     """Tokenises the text into `<split>_<number>.bin` files, going on where another process stopped.
 
     Args:
-        packs: The text; the same, in the same packs, for one directory.
-        encoding: Documents of a split are separated by its end of text, if it has one.
+        packs: The text; for one directory always the same text in the same packs.
+        encoding: Its end of text, if it has one, separates the documents of a split.
         dtype: Of the numbers in the files.
-        directory: It exists; it may hold what another call has left.
-        bar: Told of the bytes of text.
+        directory: It exists; it may hold what another call left.
+        bar: It is advanced by the bytes of text.
 
     Returns:
-        By split: tokens, bytes (of text), documents, crc32 (of the tokens), and the same with the file's name of each
-        of its shards.
+        By split: tokens, bytes (of text), documents and crc32 (of the tokens), and shards, which has the same of each
+        shard with the name of its file.
 
     Raises:
         UserError: the text is not the one with which another process began.
@@ -68,7 +67,7 @@ def write_shards(
             if mark and split["documents"] == 0:
                 tokens = tokens[1:]  # what separates has nothing before it
             if not split["shards"] or split["shards"][-1]["bytes"] >= SHARD_BYTES:
-                split["shards"].append({"file": f"{name}_{len(split['shards']):06d}.bin", **_NOTHING})
+                split["shards"].append({"file": _shard_name(name, len(split["shards"])), **_NOTHING})
                 files[name] = stack.enter_context(_go_on(directory, split, dtype))
             data = tokens.astype(dtype).tobytes()
             files[name].write(data)
@@ -89,14 +88,14 @@ def write_shards(
 
 
 def has_finished_shards(directory: Path) -> bool:
-    """Whether another process can go on here."""
+    """Whether another process left shards here to go on from."""
     return (directory / PROGRESS).exists()
 
 
 def _tokenise(packs: Iterable[Pack], encoding: tiktoken.Encoding) -> Iterator[tuple[Pack, np.ndarray]]:
     """Tokenises with all cores, in order.
 
-    Threads do, since tiktoken works without the GIL. Only a few packs are under way, so memory stays bounded.
+    Threads suffice, since tiktoken works without the GIL. Only a few packs are under way, so memory stays bounded.
     """
     threads = os.cpu_count() or 1
     pending = deque()
@@ -126,22 +125,33 @@ def _crc32_of(pack: Pack, crc32: int) -> int:
     return crc32
 
 
+def _shard_name(split: str, number: int) -> str:
+    return f"{split}_{number:06d}.bin"
+
+
 def _read_progress(directory: Path, dtype: np.dtype) -> dict[str, Any]:
-    try:
-        progress = json.loads((directory / PROGRESS).read_text())
-        shards = [shard for split in progress["splits"].values() for shard in split["shards"]]
-        if all((directory / shard["file"]).stat().st_size >= shard["tokens"] * dtype.itemsize for shard in shards):
+    """What another process noted, if its shards are there; else that nothing is done yet."""
+    progress = read_json(directory / PROGRESS)
+    # JSON that is not ours raises any of these.
+    with suppress(OSError, KeyError, TypeError, AttributeError):
+        splits = progress["splits"]
+        shards = [shard for split in splits.values() for shard in split["shards"]]
+        names = [_shard_name(name, number) for name in SPLITS for number in range(len(splits[name]["shards"]))]
+        counts = [progress["packs"], progress["text_crc32"]]
+        counts += [count[key] for count in [*splits.values(), *shards] for key in _NOTHING]
+        if (
+            all(type(count) is int and count >= 0 for count in counts)
+            and (list(splits), [shard["file"] for shard in shards]) == (list(SPLITS), names)
+            and all((directory / shard["file"]).stat().st_size >= shard["tokens"] * dtype.itemsize for shard in shards)
+        ):
             return progress
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     return {"packs": 0, "text_crc32": 0, "splits": {name: {**_NOTHING, "shards": []} for name in SPLITS}}
 
 
 def _note(progress: dict[str, Any], files: Iterable[BinaryIO], directory: Path) -> None:
     for file in files:
         _to_disk(file)  # before the note that says so
-    with atomic_file(directory / PROGRESS) as file:
-        file.write(json.dumps(progress, indent=2).encode())
+    write_json(progress, directory / PROGRESS)
 
 
 def _to_disk(file: BinaryIO) -> None:
@@ -151,7 +161,7 @@ def _to_disk(file: BinaryIO) -> None:
 
 
 def _go_on(directory: Path, split: dict[str, Any], dtype: np.dtype) -> BinaryIO:
-    """The last shard of a split, to write to after what is noted of it."""
+    """The last shard of a split, open to append to the tokens that are noted of it."""
     shard = split["shards"][-1]
     path = directory / shard["file"]
     path.touch()

@@ -1,8 +1,8 @@
 """Token files: a corpus tokenised once, raw arrays on disk, memory-mapped from then on.
 
 `<data_dir>/tokens/<corpus>-<tokenizer>-<hash>/` holds train_000000.bin, … val_000000.bin, … test_000000.bin, …
-(little-endian uint16 or uint32) and index.json, and the ranks of a tokenizer that has no name elsewhere. It appears in
-one step, so a directory that is there is complete, whoever made it.
+(little-endian uint16 or uint32) and index.json, and the ranks of the tokenizer unless it is a published one. It appears
+in one step, so a directory that is there is complete, whoever made it.
 """
 
 import hashlib
@@ -20,14 +20,16 @@ from tqdm import tqdm
 
 from gpt_lightning.data import hf
 from gpt_lightning.data.corpora import Corpus, read_corpus
-from gpt_lightning.data.download import make_once, say
-from gpt_lightning.data.identity import DIGESTS, Text, identify, remember, stamp_of
+from gpt_lightning.data.identity import DIGESTS, Text, identify
 from gpt_lightning.data.readers import BLOCK_BYTES, Fingerprint
 from gpt_lightning.data.segments import CORPUS_CHANGED, Placed, by_bytes, packs, segments
 from gpt_lightning.data.shards import PROGRESS, SPLITS, has_finished_shards, write_shards
 from gpt_lightning.data.tokenizer import PUBLISHED, tokenizer_state
 from gpt_lightning.data.tokens import Tokens
+from gpt_lightning.data.verified import read_json, remember, stamp_of, write_json
 from gpt_lightning.errors import UserError
+from gpt_lightning.make_once import make_once
+from gpt_lightning.notices import say
 
 INDEX = "index.json"
 CHECKED = "checked.json"
@@ -40,7 +42,7 @@ FORMAT_VERSION = 3
 def prepare_token_files(corpus: Corpus, encoding: tiktoken.Encoding, data_dir: Path) -> Path:
     """Tokenises the corpus unless that was done before; of several processes one does it and the others wait.
 
-    One that was killed is gone on with after the last shard it finished.
+    Where one was killed, the next goes on after the last finished shard.
 
     Returns:
         The directory, for `open_token_files`.
@@ -60,18 +62,18 @@ def prepare_token_files(corpus: Corpus, encoding: tiktoken.Encoding, data_dir: P
         make_once(directory, lambda work: _write_or_clean(corpus, encoding, text, work), resumable=True)
         return directory
     except UserError:
-        # If it is because what was remembered of the text is wrong, then starting again helps.
+        # If what is remembered of the text is wrong and the reason, then starting again helps.
         (home / DIGESTS).unlink(missing_ok=True)
         raise
     except OSError as error:
-        raise UserError(f"{home} cannot be written ({error}): make room or choose another --data.data_dir") from error
+        raise UserError(f"{home} cannot be written ({error}): make room or choose another --data.data_dir.") from error
 
 
 def open_token_files(directory: Path) -> dict[str, Tokens]:
     """Maps the splits of a directory of `prepare_token_files` into memory, once their checksums have been verified.
 
-    That is remembered for as long as the files' sizes and times stay the same: however large they are, they are then
-    there at once.
+    That is remembered for as long as the files' sizes and times stay the same, so that opening them again takes no
+    longer for large ones.
 
     Returns:
         Tokens by the names train, val and test.
@@ -79,7 +81,7 @@ def open_token_files(directory: Path) -> dict[str, Tokens]:
     Raises:
         UserError: a file is missing, damaged, or not as long as the index says.
     """
-    again = f"delete the directory {directory} and start again, which tokenises the corpus anew"
+    again = f"delete the directory {directory} and start again, which tokenises the corpus anew."
     try:
         index = read_index(directory)
         dtype, splits, _ = _DTYPES[index["dtype"]], index["splits"], index["corpus"]
@@ -91,7 +93,7 @@ def open_token_files(directory: Path) -> dict[str, Tokens]:
                     than = "shorter" if size < expected else "longer"
                     raise UserError(f"{path} is {than} than its index says: {again}")
         stamps = _stamps(directory, paths)
-        if _read_checked(directory) != stamps:
+        if read_json(directory / CHECKED) != stamps:
             for split in SPLITS:
                 _check(directory, paths[split], splits[split], again)
             remember(stamps, directory / CHECKED)
@@ -102,7 +104,7 @@ def open_token_files(directory: Path) -> dict[str, Tokens]:
 
 
 def read_index(directory: Path) -> dict[str, Any]:
-    """What index.json says: of the whole, and of each split its tokens, bytes, documents and shards."""
+    """What index.json says: what was tokenised and how, and of each split its tokens, bytes, documents and shards."""
     return json.loads((directory / INDEX).read_text())
 
 
@@ -113,7 +115,7 @@ def text_identity(directory: Path) -> dict[str, Any]:
 
 
 def tokenizer_digest(encoding: tiktoken.Encoding) -> str:
-    """A hash of all that a tokenizer does."""
+    """A hash of everything that decides which tokens a text becomes."""
     state = tokenizer_state(encoding)
     parts = json.dumps([state["pat_str"], state["special_tokens"]]).encode() + state["ranks"].numpy().tobytes()
     return hashlib.sha256(parts).hexdigest()
@@ -125,7 +127,7 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
 
 def _check(directory: Path, paths: list[Path], split: dict[str, Any], again: str) -> None:
     """Compare the checksums of shards, and of the split that they make up, with those in the index."""
-    whole = 0
+    split_crc = 0
     for path, shard in zip(paths, split["shards"], strict=True):
         crc, size = 0, path.stat().st_size
         with (
@@ -133,29 +135,22 @@ def _check(directory: Path, paths: list[Path], split: dict[str, Any], again: str
             tqdm(total=size, desc=f"checking {path}", unit="B", unit_scale=True, delay=2) as bar,
         ):
             while block := file.read(BLOCK_BYTES):
-                crc, whole = zlib.crc32(block, crc), zlib.crc32(block, whole)
+                crc, split_crc = zlib.crc32(block, crc), zlib.crc32(block, split_crc)
                 bar.update(len(block))
         if crc != shard["crc32"]:
             raise UserError(f"{path} is damaged, its checksum is not the one in its index: {again}")
-    if (whole, sum(shard["tokens"] for shard in split["shards"])) != (split["crc32"], split["tokens"]):
+    if (split_crc, sum(shard["tokens"] for shard in split["shards"])) != (split["crc32"], split["tokens"]):
         raise UserError(f"{directory / INDEX} is damaged, its shards do not make up their split: {again}")
-
-
-def _read_checked(directory: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((directory / CHECKED).read_text()))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return {}
 
 
 def _stamps(directory: Path, paths: dict[str, list[Path]]) -> dict[str, list[int]]:
     """What changes when someone writes to the index or a shard."""
     files = [directory / INDEX, *(path for split in SPLITS for path in paths[split])]
-    return {path.name: stamp_of(path.stat()) for path in files}
+    return {path.name: stamp_of(path) for path in files}
 
 
 def _write_or_clean(corpus: Corpus, encoding: tiktoken.Encoding, text: Text, directory: Path) -> None:
-    """Write, and leave a directory behind only if someone can go on with it."""
+    """Write; after an error, leave the directory behind only if another process can go on with it."""
     try:
         directory.mkdir(exist_ok=True)
         _write(corpus, encoding, text, directory)
@@ -180,7 +175,8 @@ def _write(corpus: Corpus, encoding: tiktoken.Encoding, text: Text, directory: P
         if count["tokens"] < 2 and split not in meant_empty:  # one token to read, one to predict
             size = sum(count["bytes"] for count in splits.values())
             raise UserError(
-                f"corpus {corpus.name} ({size} bytes) is too small: its {split} split has nothing to predict"
+                f"Corpus {corpus.name} ({size} bytes) is too small: its {split} split has nothing to predict. "
+                "Add text, or give that split a larger share with --data.percents."
             )
     if encoding.name != "bytes" and encoding.name not in PUBLISHED:
         (directory / RANKS).write_bytes(tokenizer_state(encoding)["ranks"].numpy().tobytes())
@@ -193,7 +189,7 @@ def _write(corpus: Corpus, encoding: tiktoken.Encoding, text: Text, directory: P
         "dtype": dtype.name,
         "splits": splits,
     }
-    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    write_json(index, directory / INDEX)
     paths = {split: [directory / shard["file"] for shard in splits[split]["shards"]] for split in SPLITS}
     remember(_stamps(directory, paths), directory / CHECKED)  # as they were written
     (directory / PROGRESS).unlink(missing_ok=True)

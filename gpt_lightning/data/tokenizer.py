@@ -1,6 +1,6 @@
 """One tokenizer type, tiktoken.Encoding, for 256 raw bytes, published vocabularies and ranks learnt from a corpus.
 
-Knows how to make one, to store one in a checkpoint and to encode bytes that are not text; nothing of token files.
+Here one is made, stored in a checkpoint and used, on bytes that are no text too. Token files are not known here.
 """
 
 import base64
@@ -21,7 +21,7 @@ END_OF_TEXT = "<|endoftext|>"
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 GPT2_VOCABULARY_SIZE = 50257
 PUBLISHED = {"gpt2": GPT2_VOCABULARY_SIZE, "cl100k_base": 100_277, "o200k_base": 200_019}  # and how many ids they have
-# Far above what there is: 200,000 ids and 4 MB. A vocabulary of 2^32 ids would need terabytes of embeddings.
+# Far above the largest that exist: 200,000 ids and 4 MB. 2^32 ids would need terabytes of embeddings.
 MAX_IDS = 1 << 20
 MAX_RANKS_FILE_BYTES = 1 << 26
 BPE_PREFIX = "bpe:"
@@ -34,15 +34,16 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
     Args:
         spec: `bytes` (256 raw bytes, no special token), `gpt2`, `cl100k_base` or `o200k_base` as published, or a file
             of tiktoken ranks (lines of `base64 rank`), which gets GPT-2's pattern and `<|endoftext|>` as its next id.
-            `bpe:<vocabulary size>` names one that has yet to be learnt, from a corpus, which is not known here.
+            Not `bpe:<vocabulary size>`, which has to be learnt from a corpus first.
 
     Raises:
-        UserError: no such tokenizer, a ranks file that is not one, a published vocabulary cannot be had, or `bpe:`.
+        UserError: no such tokenizer, a ranks file that is not one, a published vocabulary that cannot be downloaded, or
+            `bpe:`.
     """
     if bpe_size(spec) is not None:
         raise UserError(
-            f"tokenizer {spec!r} is learnt from a corpus and has no ranks without one: give the ranks file that lies "
-            "beside the tokens of the corpus it was learnt from"
+            f"Tokenizer {spec!r} is learnt from a corpus and has no ranks without one: give the ranks file that lies "
+            "beside the tokens of the corpus it was learnt from."
         )
     if spec == "bytes":
         return tiktoken.Encoding(
@@ -53,8 +54,8 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
             return tiktoken.get_encoding(spec)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"the vocabulary of {spec} could not be downloaded ({error}): set TIKTOKEN_CACHE_DIR to the folder "
-                f"that tiktoken.get_encoding({spec!r}) filled on a machine with a network, or use another tokenizer"
+                f"The vocabulary of {spec} could not be downloaded ({error}): set TIKTOKEN_CACHE_DIR to the folder "
+                f"that tiktoken.get_encoding({spec!r}) filled on a machine with a network, or use another tokenizer."
             ) from error
     ranks = _read_ranks(spec)
     return tiktoken.Encoding(
@@ -82,17 +83,17 @@ def bpe_size(spec: str) -> int | None:
     """The size of the vocabulary that `bpe:<vocabulary size>` asks for, `<|endoftext|>` included; None for other specs.
 
     Raises:
-        UserError: what follows `bpe:` is no whole number in range.
+        UserError: `bpe:` is not followed by an integer in range.
     """
     if not spec.startswith(BPE_PREFIX):
         return None
     digits = spec.removeprefix(BPE_PREFIX)
-    # As written by itself, so that one size has one spec; Python refuses to read thousands of digits.
+    # No leading zeros or signs, so that one size has one spec; few digits, since Python refuses to read thousands.
     size = int(digits) if re.fullmatch("[1-9][0-9]{0,9}", digits) else 0
     if not MIN_BPE_IDS <= size <= MAX_IDS:
         raise UserError(
-            f"tokenizer {spec!r} must be bpe:<vocabulary size> with a whole number from {MIN_BPE_IDS} (every byte and "
-            f"{END_OF_TEXT}) to {MAX_IDS}"
+            f"Tokenizer {spec!r} must be bpe:<vocabulary size> with a whole number from {MIN_BPE_IDS} (every byte and "
+            f"{END_OF_TEXT}) to {MAX_IDS}."
         )
     return size
 
@@ -113,28 +114,32 @@ def tokenizer_state(encoding: tiktoken.Encoding) -> dict[str, Any]:
             lines.append(b"%s %d\n" % (base64.b64encode(piece), token))
     return {
         "name": encoding.name,
-        "pat_str": encoding._pat_str,  # private, yet tiktoken's README reads it so to extend an encoding
+        "pat_str": encoding._pat_str,  # private, but how tiktoken's README extends an encoding
         "special_tokens": {text: encoding.encode_single_token(text) for text in sorted(encoding.special_tokens_set)},
         "ranks": torch.frombuffer(bytearray(b"".join(lines)), dtype=torch.uint8),
     }
 
 
 def same_tokenizer(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether token ids mean the same in two of `tokenizer_state`."""
+    """Whether token ids mean the same in two tokenizers, given their `tokenizer_state`."""
     return one["special_tokens"] == other["special_tokens"] and torch.equal(one["ranks"], other["ranks"])
 
 
 def tokenizer_from_state(state: dict[str, Any]) -> tiktoken.Encoding:
-    """The tokenizer that `tokenizer_state` stored; KeyError, TypeError, ValueError or AttributeError if it is none."""
+    """The tokenizer that `tokenizer_state` stored.
+
+    Raises:
+        KeyError, TypeError, ValueError or AttributeError: the state is not one of a tokenizer.
+    """
     ranks = _parse_ranks(state["ranks"].numpy().tobytes())
     return checked_encoding(state["name"], state["pat_str"], ranks, state["special_tokens"])
 
 
 def checked_encoding(name: str, pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
-    """A tokenizer of what a file says; tiktoken itself would end the process for much of what is refused here.
+    """A tokenizer from the parts that a file holds. Much of what is refused here would make tiktoken end the process.
 
     Raises:
-        ValueError: an id is no id, or two tokens have one, or a byte has none.
+        ValueError: an id is out of range, or two tokens share one, or a byte has none.
     """
     ids = [*ranks.values(), *special.values()]
     if not all(type(i) is int and 0 <= i < MAX_IDS for i in ids) or len(set(ids)) < len(ids):
@@ -159,7 +164,7 @@ def token_byte_lengths(encoding: tiktoken.Encoding) -> torch.Tensor:
 def encode_bytes(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:
     """Tokens that decode to exactly `data`, whatever it is; the text of a special token is ordinary text.
 
-    Valid UTF-8 is encoded as tiktoken does; a byte that is not becomes the token of that single byte.
+    Valid UTF-8 is encoded as tiktoken does; any other byte becomes the token of that single byte.
 
     Returns:
         (n,) unsigned integers.
@@ -173,13 +178,13 @@ def encode_bytes(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:
     return _encode_text(encoding, text)
 
 
-@lru_cache(maxsize=8)  # it takes longer than a short text
+@lru_cache(maxsize=8)  # else it would take longer than encoding a short text
 def _is_raw_bytes(encoding: tiktoken.Encoding) -> bool:
     return all(encoding.decode_single_token_bytes(i) == bytes([i]) for i in range(256))
 
 
 def _encode_invalid(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:
-    """As `encode_bytes`, for what is not all UTF-8; looking for the bytes that are not takes a while."""
+    """As `encode_bytes`, for bytes that are not all UTF-8; looking for those that are not takes time."""
     # surrogateescape maps each invalid byte to one of U+DC80..U+DCFF, which no valid UTF-8 decodes to.
     parts = re.split("([\udc80-\udcff]+)", data.decode("utf-8", "surrogateescape"))
     tokens = []
@@ -196,14 +201,14 @@ def _encode_text(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
     try:
         return encoding.encode_to_numpy(text, disallowed_special=())
     except ValueError:
-        # tiktoken's regex overflows its stack on a run of some 10^6 white spaces, for which there is no right answer.
+        # tiktoken's regex overflows its stack on a run of about 10^6 white spaces, for which there are no right tokens.
         half = len(text) // 2
         return np.concatenate([_encode_text(encoding, text[:half]), _encode_text(encoding, text[half:])])
 
 
 def _read_ranks(spec: str) -> dict[bytes, int]:
     """Reads a ranks file. tiktoken's own reader would copy it to its cache and not notice when the file changes."""
-    path, what = Path(os.path.expanduser(spec)), f"tokenizer {spec!r}"
+    path, what = Path(os.path.expanduser(spec)), f"Tokenizer {spec!r}"
     try:
         if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise ValueError("no regular file")
@@ -212,15 +217,15 @@ def _read_ranks(spec: str) -> dict[bytes, int]:
         ranks = _parse_ranks(path.read_bytes())
     except OSError as error:
         known = ", ".join(["bytes", *PUBLISHED, f"{BPE_PREFIX}<vocabulary size>"])
-        raise UserError(f"{what} is none of {known}, nor a ranks file that can be read ({error})") from error
+        raise UserError(f"{what} is none of {known}, nor a ranks file that can be read ({error}).") from error
     except ValueError as error:
-        raise UserError(f"{what} is not a file of tiktoken ranks, lines of `base64 rank` ({error})") from error
+        raise UserError(f"{what} is not a file of tiktoken ranks, lines of `base64 rank` ({error}).") from error
     if not all(bytes([byte]) in ranks for byte in range(256)) or len(set(ranks.values())) < len(ranks):
-        raise UserError(f"{what} must give every single byte a rank, and no rank twice")
+        raise UserError(f"{what} must give every single byte a rank, and no rank twice.")
     if min(ranks.values()) < 0 or max(ranks.values()) >= MAX_IDS:
-        raise UserError(f"{what} must give ranks from 0 to {MAX_IDS - 1:,}")
+        raise UserError(f"{what} must give ranks from 0 to {MAX_IDS - 1:,}.")
     if END_OF_TEXT.encode() in ranks:
-        raise UserError(f"{what} must not give {END_OF_TEXT} a rank: it becomes the special token after the last rank")
+        raise UserError(f"{what} must not give {END_OF_TEXT} a rank: it becomes the special token after the last rank.")
     return ranks
 
 

@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 
 class Tokens:
-    """Token ids in one or several arrays, the shards: what is read depends on the ids and not on where the cuts are.
+    """Token ids in one or several arrays, the shards. What is read does not depend on where one ends.
 
     Nothing is read or copied before it is asked for, so opening takes the same time whatever the size.
 
@@ -34,7 +34,7 @@ class Tokens:
         """The ids of a slice without a step, as NumPy understands it: a view of one shard where no other is needed.
 
         Raises:
-            TypeError: it is no slice, or has a step. What takes ids one by one would be slow, so nothing does.
+            TypeError: it is no slice, or has a step. Ids one by one would be slow.
         """
         if not isinstance(where, slice) or where.step not in (None, 1):
             raise TypeError(f"token ids are read by slices without a step, not by {where!r}")
@@ -64,11 +64,11 @@ class Tokens:
             return self._rows[length][starts]
         shards = np.searchsorted(self._begins, starts, side="right") - 1
         places = (starts - self._begins[shards]).tolist()
-        # A slice for each row. Gathering the rows of one shard at a time is faster where many of them share a shard,
-        # but takes ten times as long for a batch of 32 from 100 shards.
+        # A slice for each row. Gathering the rows of one shard at a time is faster if many of them share a shard, but
+        # takes ten times as long for a batch of 32 from 100 shards.
         cut = zip(shards.tolist(), places, strict=True)
         ids = self._joined([self._shards[shard][place : place + length] for shard, place in cut])
-        if ids.size < starts.size * length or min(places) < 0:  # rows lack what is in the next shard, or are none
+        if ids.size < starts.size * length or min(places) < 0:  # some rows end in the next shard, or begin nowhere
             if starts.min() < 0 or starts.max() > self._length - length:
                 raise IndexError(f"rows of {length} begin between 0 and {self._length - length}")
             ids = self._joined([piece for start in starts.tolist() for piece in self._pieces(start, start + length)])

@@ -84,8 +84,8 @@ def test_an_id_that_the_tokenizer_has_not_is_named_each_time(tmp_path):
 def test_a_file_of_another_length_than_its_header_says_is_named(tmp_path, change, relation):
     llm_c(tmp_path / "train.bin", range(1000))
     llm_c(tmp_path / "val.bin", range(10))
-    whole = (tmp_path / "train.bin").read_bytes()
-    (tmp_path / "train.bin").write_bytes(whole[:change] if change < 0 else whole + b"\0" * change)
+    written = (tmp_path / "train.bin").read_bytes()
+    (tmp_path / "train.bin").write_bytes(written[:change] if change < 0 else written + b"\0" * change)
     with pytest.raises(UserError, match=rf"train\.bin is {relation} than the 1,000 tokens that its header says"):
         opened(tmp_path, tmp_path)
 

@@ -66,10 +66,10 @@ def test_the_last_id_ends_texts(learnt):
 
 def test_pairs_that_occur_once_are_not_merged():
     with pytest.raises(
-        UserError, match=r"vocabulary of 261 from it: the largest possible is --data.tokenizer bpe:260$"
+        UserError, match=r"vocabulary of 261 from it: the largest possible is --data.tokenizer bpe:260\.$"
     ):
         ranks_of([BY_HAND], 261)
-    with pytest.raises(UserError, match=r"the largest possible is --data.tokenizer bpe:257$"):
+    with pytest.raises(UserError, match=r"the largest possible is --data.tokenizer bpe:257\.$"):
         ranks_of([], 1024)
 
 
@@ -108,15 +108,15 @@ def test_pieces_are_not_joined():
 
 
 def test_pieces_that_are_taken_in_parts_give_the_same(monkeypatch):
-    whole = ranks_of([make_text(30_000)], 300)
+    at_once = ranks_of([make_text(30_000)], 300)
     monkeypatch.setattr(bpe, "_TEXT_BYTES", 1000)
-    assert list(ranks_of([make_text(30_000)], 300).items()) == list(whole.items())
+    assert list(ranks_of([make_text(30_000)], 300).items()) == list(at_once.items())
 
 
 def test_text_without_words_is_cut():
     # In one word of a million letters merging takes minutes; here a longer word shows by tokens longer than 256.
     assert list(ranks_of([b"ab" * 5_000], 265))[256:] == [b"ab" * (1 << doubled) for doubled in range(8)]
-    with pytest.raises(UserError, match=r"bpe:265$"):
+    with pytest.raises(UserError, match=r"bpe:265\.$"):
         ranks_of([b"ab" * 5_000], 266)
 
 
@@ -165,7 +165,9 @@ def test_sizes_out_of_range_are_refused_before_the_text_is_read(vocabulary):
         raise AssertionError("was read")
         yield b""
 
-    with pytest.raises(UserError, match=f"'bpe:{vocabulary}' must be bpe:<vocabulary size> .* from 257 .* to 1048576$"):
+    with pytest.raises(
+        UserError, match=rf"'bpe:{vocabulary}' must be bpe:<vocabulary size> .* from 257 .* to 1048576\.$"
+    ):
         bpe.train_ranks(unread(), vocabulary)
 
 
@@ -173,7 +175,7 @@ def test_sizes_out_of_range_are_refused_before_the_text_is_read(vocabulary):
 def test_specs_that_are_no_size_are_refused(size):
     for function in (bpe_size, vocabulary_size, load_tokenizer):
         with pytest.raises(
-            UserError, match=f"^tokenizer {re.escape(repr(f'bpe:{size}'))} must be bpe:<vocabulary size>"
+            UserError, match=f"^Tokenizer {re.escape(repr(f'bpe:{size}'))} must be bpe:<vocabulary size>"
         ):
             function(f"bpe:{size}")
 
@@ -197,7 +199,7 @@ def test_names_of_tokenizers_include_what_can_be_learnt():
 
 def test_a_missing_library_names_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"bpe:300 needs .*pip install tokenizers, .*-r requirements-data.txt$"):
+    with pytest.raises(UserError, match=r"bpe:300 needs .*pip install tokenizers, .*-r requirements-data\.txt\.$"):
         bpe.train_ranks([BY_HAND], 300)
 
 

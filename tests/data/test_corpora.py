@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gpt_lightning.data.corpora import find_corpus, full_path, may_share_text, read_corpus
-from gpt_lightning.data.readers import fingerprint, read_blocks
+from gpt_lightning.data.readers import fingerprint
+from gpt_lightning.data.text.formats import read_blocks
 from gpt_lightning.errors import UserError
 from tests.data.conftest import peak_memory
 
@@ -180,7 +181,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting_for_it(kind, tmp_pat
 def test_names_that_cannot_be_are_refused(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("link").symlink_to("link")
-    with pytest.raises(UserError, match=r"^corpus '.*(was not found in|cannot be looked for)"):
+    with pytest.raises(UserError, match=r"^Corpus '.*(was not found in|cannot be looked for)"):
         find_corpus(spec, tmp_path)
 
 

@@ -87,7 +87,7 @@ def fit(data, tmp_path, ckpt_path=None, callbacks=(), **kwargs) -> Recorder:
 
 # 28 batches an epoch, validated once an epoch unless said otherwise.
 RUNS = {
-    "whole epochs": {"max_epochs": 3},
+    "full epochs": {"max_epochs": 3},
     "cut epochs": {"max_epochs": 3, "limit_train_batches": 10},
     "steps": {"max_steps": 70, "max_epochs": -1},
     "steps of cut epochs": {"max_steps": 35, "max_epochs": -1, "limit_train_batches": 10},
@@ -101,17 +101,17 @@ RUNS = {
 def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(name, make_data, tmp_path):
     saved = ModelCheckpoint(tmp_path / "at", "{epoch}-{step}", every_n_train_steps=1, save_top_k=-1)
     at_epoch_ends = ModelCheckpoint(tmp_path / "end", "{epoch}-{step}", save_top_k=-1, save_on_train_epoch_end=True)
-    whole = fit(make_data(), tmp_path, callbacks=[saved, at_epoch_ends], **RUNS[name])
-    total, per_step = len(whole.trained), RUNS[name].get("accumulate_grad_batches", 1)
+    uninterrupted = fit(make_data(), tmp_path, callbacks=[saved, at_epoch_ends], **RUNS[name])
+    total, per_step = len(uninterrupted.trained), RUNS[name].get("accumulate_grad_batches", 1)
     per_epoch = RUNS[name].get("limit_train_batches", 28)
-    assert [batch_idx for _, batch_idx, _ in whole.trained] == [i % per_epoch for i in range(total)]
+    assert [batch_idx for _, batch_idx, _ in uninterrupted.trained] == [i % per_epoch for i in range(total)]
     paths = sorted((tmp_path / "at").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     # Early and late in the first and second epoch, and at their very ends.
     chosen = [paths[step - 1] for step in (1, per_epoch // per_step, per_epoch // per_step + 2) if step < len(paths)]
     for path in [*chosen, *(tmp_path / "end").iterdir()]:
         done = torch.load(path, weights_only=True)["global_step"] * per_step
         resumed = fit(make_data(), tmp_path, ckpt_path=path, **RUNS[name])
-        assert resumed.trained == whole.trained[done:], path
+        assert resumed.trained == uninterrupted.trained[done:], path
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -119,13 +119,13 @@ def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(name, make_data,
 def test_a_run_that_ended_and_is_given_more_steps_is_like_one_run(stops, make_data, tmp_path):
     """With max_steps Lightning counts one epoch too many at each of these resumes, at and between ends of epochs."""
     run = {"max_epochs": -1, "limit_train_batches": 10}
-    whole = fit(make_data(), tmp_path, max_steps=stops[-1], **run).trained
+    uninterrupted = fit(make_data(), tmp_path, max_steps=stops[-1], **run).trained
     parts, path = [], None
     for part, max_steps in enumerate(stops):
         end = ModelCheckpoint(tmp_path / str(part), "saved", save_on_train_epoch_end=True)
         parts += fit(make_data(), tmp_path, ckpt_path=path, callbacks=[end], max_steps=max_steps, **run).trained
         path = tmp_path / str(part) / "saved.ckpt"
-    assert [rows for _, _, rows in parts] == [rows for _, _, rows in whole]
+    assert [rows for _, _, rows in parts] == [rows for _, _, rows in uninterrupted]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -272,7 +272,7 @@ def test_only_training_needs_training_text(make_data):
     data.setup("test")
     assert sum((targets != -100).sum().item() for _, targets in data.test_dataloader()) == 1999
     for stage in ("fit", None):
-        with pytest.raises(UserError, match=r"the train split of corpus .*text\.txt is empty, since data\.percents is"):
+        with pytest.raises(UserError, match=r"The train split of corpus .*text\.txt is empty, since data\.percents is"):
             data.setup(stage)
     too_long = make_data(context_length=3600)
     too_long.setup("test")

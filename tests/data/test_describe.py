@@ -33,11 +33,11 @@ def test_what_is_counted(chunks):
     val[32:64] = train[501:533]  # where no chunk begins
     test[64:96] = train[968:]  # the very end
     train[0] = train[1] = 10
-    found = describe({"train": train, "val": val, "test": test}, load_tokenizer("bytes"))
-    assert found.tokens == found.bytes == {"train": 1000, "val": 160, "test": 100}
-    assert found.counts.tolist() == np.bincount(np.concatenate([train, val, test]), minlength=256).tolist()
-    assert found.sequences == {"val": 5, "test": 3}
-    assert found.seen == {"val": 1, "test": 1}
+    figures = describe({"train": train, "val": val, "test": test}, load_tokenizer("bytes"))
+    assert figures.tokens == figures.bytes == {"train": 1000, "val": 160, "test": 100}
+    assert figures.counts.tolist() == np.bincount(np.concatenate([train, val, test]), minlength=256).tolist()
+    assert figures.sequences == {"val": 5, "test": 3}
+    assert figures.seen == {"val": 1, "test": 1}
 
 
 def test_an_empty_split_is_no_division_by_zero():
@@ -56,4 +56,4 @@ def test_the_command_prints_a_table(tmp_path, monkeypatch, capsys):
     assert "4,600" in printed
     assert "the cat" not in printed
     assert "␣" in printed
-    assert "in val stand in train, word for word (100.0%)" in printed
+    assert "in val occur in train, word for word (100.0%)" in printed

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt_lightning import make_once
 from gpt_lightning.data import corpora, download
 from gpt_lightning.data.corpora import find_corpus
 from gpt_lightning.errors import UserError
@@ -179,7 +180,7 @@ def test_a_full_disk_is_told_from_a_bad_network(tmp_path, server, start):
 
 def test_of_two_processes_one_downloads(tmp_path, server, start, monkeypatch):
     def download_text(pipe):
-        monkeypatch.setattr(download, "say", pipe.send)
+        monkeypatch.setattr(make_once, "say", pipe.send)
         download.download(f"{server.url}/text", tmp_path / "text.txt", "sha256", DIGEST, len(TEXT))
         pipe.send("done")
 

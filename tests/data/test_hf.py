@@ -28,16 +28,16 @@ def make(tmp_path, monkeypatch):
 def test_names_have_a_configuration_or_none():
     assert hf.parse("hf:HuggingFaceFW/fineweb-edu") == hf.Dataset("HuggingFaceFW/fineweb-edu", None)
     assert hf.parse("hf:wikimedia/wikipedia:20231101.en") == hf.Dataset("wikimedia/wikipedia", "20231101.en")
-    with pytest.raises(UserError, match="corpus 'hf:' names no dataset"):
+    with pytest.raises(UserError, match="Corpus 'hf:' names no dataset"):
         hf.parse("hf:")
 
 
 def test_of_a_hundred_documents_one_is_for_validation_and_one_for_the_test(make):
     dataset = make(train=[f"document {i}" for i in range(250)])
-    found = list(hf.read_dataset(dataset, "text", None, None))
-    assert [(number, text) for _, number, text in found] == [(i, f"document {i}".encode()) for i in range(250)]
-    assert [number for split, number, _ in found if split == 1] == [98, 198]
-    assert [number for split, number, _ in found if split == 2] == [99, 199]
+    placed = list(hf.read_dataset(dataset, "text", None, None))
+    assert [(number, text) for _, number, text in placed] == [(i, f"document {i}".encode()) for i in range(250)]
+    assert [number for split, number, _ in placed if split == 1] == [98, 198]
+    assert [number for split, number, _ in placed if split == 2] == [99, 199]
 
 
 def test_shares_are_the_users(make):
@@ -75,7 +75,7 @@ def test_the_document_that_reaches_the_limit_is_the_last(make):
 
 
 def test_what_is_no_text_is_named(make):
-    with pytest.raises(UserError, match=r"record 0 of train in .* has no text under 'text', only 'body'"):
+    with pytest.raises(UserError, match=r"Record 0 of train in .* has no text under 'text', only 'body'"):
         list(hf.read_dataset(make("body", train=["x"]), "text", None, None))
 
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_had_is_said(make, tmp_path):
     make(validation=["x"])
     with pytest.raises(UserError, match="has no split 'train', only 'validation'"):
         list(hf.read_dataset(hf.parse(f"hf:{tmp_path}/dataset"), "text", None, None))
-    with pytest.raises(UserError, match=r"dataset .*/nothing could not be read .*start again"):
+    with pytest.raises(UserError, match=r"Dataset .*/nothing could not be read .*start again"):
         list(hf.read_dataset(hf.parse(f"hf:{tmp_path}/nothing"), "text", None, None))
 
 

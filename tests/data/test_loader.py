@@ -65,11 +65,11 @@ def test_the_order_is_the_one_written_down():
 
 
 def test_part_of_an_order_is_that_part_of_the_whole():
-    whole = epoch_offsets(10_000, T, seed=0, epoch=3)
-    assert len(whole) == 1249
+    expected = epoch_offsets(10_000, T, seed=0, epoch=3)
+    assert len(expected) == 1249
     for first, end, step in [(0, 1249, 1), (0, 0, 1), (0, 1, 1), (1248, 1249, 1), (17, 900, 1), (17, 900, 4)]:
-        assert (epoch_offsets(10_000, T, 0, 3, first, end, step) == whole[first:end:step]).all()
-    assert (epoch_offsets(10_000, T, 0, 3, 1000) == whole[1000:]).all()
+        assert (epoch_offsets(10_000, T, 0, 3, first, end, step) == expected[first:end:step]).all()
+    assert (epoch_offsets(10_000, T, 0, 3, 1000) == expected[1000:]).all()
 
 
 def test_orders_of_other_epochs_and_seeds_are_unlike():
@@ -102,8 +102,8 @@ def test_every_block_is_seen_once_per_epoch_by_one_rank(world_size):
 def test_ranks_together_see_the_batch_of_one_process():
     one = BlockLoader(consecutive(1000), T, 4, seed=5)
     two = [BlockLoader(consecutive(1000), T, 2, seed=5, rank=rank, world_size=2) for rank in range(2)]
-    for (whole, _), (first, _), (second, _) in zip(one, *two, strict=True):
-        assert sorted(whole.tolist()) == sorted(first.tolist() + second.tolist())
+    for (both, _), (first, _), (second, _) in zip(one, *two, strict=True):
+        assert sorted(both.tolist()) == sorted(first.tolist() + second.tolist())
 
 
 def in_shards(n_tokens: int, n_shards: int) -> Tokens:
@@ -131,13 +131,13 @@ def test_neither_ranks_nor_shards_change_the_order(world_size, n_shards):
 @pytest.mark.parametrize("at_once", [1, 7, 60])
 @pytest.mark.parametrize("world_size", [1, 4])
 def test_places_found_in_parts_are_those_found_at_once(world_size, at_once, monkeypatch):
-    whole = [as_lists(block_loader(rank=rank, world_size=world_size)) for rank in range(world_size)]
+    expected = [as_lists(block_loader(rank=rank, world_size=world_size)) for rank in range(world_size)]
     monkeypatch.setattr(loader_module, "ORDERED_AT_ONCE", at_once)
     for rank in range(world_size):
         loader = block_loader(rank=rank, world_size=world_size)
-        assert as_lists(loader) == whole[rank]
+        assert as_lists(loader) == expected[rank]
         loader.load_state_dict({"epoch": 0, "sample": 5 * B * world_size, "skipped_epochs": 0})
-        assert as_lists(loader) == whole[rank][5:]
+        assert as_lists(loader) == expected[rank][5:]
 
 
 @pytest.mark.parametrize("n_files", [1, 2])
@@ -168,7 +168,7 @@ def test_the_first_batch_of_fifty_gigabytes_takes_little_memory(tmp_path, n_file
 def test_a_resumed_epoch_goes_on_where_it_stopped(delivered):
     loader = block_loader()
     loader.set_epoch(2)
-    whole = as_lists(loader)
+    expected = as_lists(loader)
     iterator = iter(loader)
     for _ in range(delivered):
         next(iterator)
@@ -178,9 +178,9 @@ def test_a_resumed_epoch_goes_on_where_it_stopped(delivered):
     resumed.load_state_dict(state)
     iterator = iter(resumed)  # as Lightning does: iter() before set_epoch()
     resumed.sampler.set_epoch(2)
-    assert as_lists(iterator) == whole[delivered:]
+    assert as_lists(iterator) == expected[delivered:]
     assert resumed.state_dict()["sample"] == 0
-    assert as_lists(resumed) == whole
+    assert as_lists(resumed) == expected
 
 
 def test_an_abandoned_epoch_is_followed_by_a_whole_one():

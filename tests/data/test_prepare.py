@@ -150,12 +150,14 @@ def test_a_tokenizer_is_learnt_from_the_training_text_alone(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--corpus", "nothing.txt"], "corpus 'nothing.txt' was not found"),
-        (["--corpus", "empty.jsonl"], "corpus empty_jsonl is empty"),
-        (["--corpus", "blank.jsonl"], "corpus blank_jsonl is empty"),
-        (["--corpus", "other.jsonl"], "line 1 of other.jsonl has no text under 'text', only 'body'"),
-        (["--max_bytes", "many"], "'many' is no number of bytes"),
-        (["--max_bytes", "1e400"], "'1e400' is no number of bytes"),
+        (["--corpus", "nothing.txt"], "Corpus 'nothing.txt' was not found"),
+        (["--corpus", "empty.jsonl"], "Corpus empty_jsonl is empty"),
+        (["--corpus", "blank.jsonl"], "Corpus blank_jsonl is empty"),
+        (["--corpus", "other.jsonl"], "Line 1 of other.jsonl has no text under 'text', only 'body'"),
+        (["--max_bytes", "many"], "--max_bytes: 'many' is not a whole number"),
+        (["--max_bytes", "0"], "--max_bytes: 0 is out of range: it must be at least 1"),
+        (["--max_bytes", "1.5"], "--max_bytes: '1.5' is not a whole number"),
+        (["--max_bytes", "1e400"], "--max_bytes: inf is not a whole number"),
         (["--percents", "90", "90", "90"], "percents is [90, 90, 90]"),
     ],
 )

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from gpt_lightning.data import segments as segments_module
 from gpt_lightning.data.corpora import find_corpus
-from gpt_lightning.data.readers import read_blocks
 from gpt_lightning.data.segments import by_bytes, segments
+from gpt_lightning.data.text.formats import read_blocks
 from gpt_lightning.data.token_files import SPLITS, open_token_files, prepare_token_files
 from gpt_lightning.data.tokenizer import END_OF_TEXT, encode_bytes, load_tokenizer, token_byte_lengths, vocabulary_size
 from gpt_lightning.errors import UserError
@@ -132,18 +132,18 @@ def test_token_files_decode_to_the_text_of_the_corpus(encoding, arrangement):
             assert tokens[split].count(encoding.eot_token) == len(parts) - 1
 
 
-def damaged(whole: bytes):
-    """`whole` with some bytes overwritten, taken out or put in, and perhaps cut off; or something else altogether."""
-    places = st.integers(0, len(whole))
+def damaged(original: bytes):
+    """`original` with bytes overwritten, taken out or put in, and perhaps cut off; or something else altogether."""
+    places = st.integers(0, len(original))
     edits = st.lists(st.tuples(places, places, st.binary(max_size=8)), min_size=1, max_size=3)
 
     def edit(edits):
-        result = whole
+        result = original
         for start, length, replacement in edits:
             result = result[:start] + replacement + result[start + (length if length < 9 else len(replacement)) :]
         return result
 
-    cut = places.map(lambda end: whole[:end])
+    cut = places.map(lambda end: original[:end])
     return st.one_of(edits.map(edit), cut, st.binary(max_size=300))
 
 
@@ -182,16 +182,16 @@ def test_any_archive_is_read_or_refused(suffix, tmp_path):
 
 
 def test_any_ranks_file_is_read_or_refused(ranks_file, tmp_path):
-    path, whole = tmp_path / "any.tiktoken", ranks_file.read_bytes()
+    path, original = tmp_path / "any.tiktoken", ranks_file.read_bytes()
     numbers = st.one_of(st.integers(-10, 400), st.integers())
     tokens = st.binary(max_size=6).map(base64.b64encode)
     lines = st.lists(st.tuples(tokens, numbers), max_size=5).map(
-        lambda pairs: whole + b"".join(b"%s %d\n" % (token, number) for token, number in pairs)
+        lambda pairs: original + b"".join(b"%s %d\n" % (token, number) for token, number in pairs)
     )
 
     @any_of(200)
-    @given(st.one_of(damaged(whole), lines))
-    @example(whole)
+    @given(st.one_of(damaged(original), lines))
+    @example(original)
     def check(content):
         path.write_bytes(content)
         encoding, refusal = attempt(load_tokenizer, str(path))
@@ -216,13 +216,13 @@ def test_any_index_is_believed_or_refused(tmp_path):
     (tmp_path / "text.txt").write_bytes(b"some text " * 100)
     encoding = load_tokenizer("bytes")
     directory = prepare_token_files(find_corpus(str(tmp_path / "text.txt"), tmp_path), encoding, tmp_path)
-    whole = (directory / "index.json").read_bytes()
+    original = (directory / "index.json").read_bytes()
     right = {split: array[:].tolist() for split, array in open_token_files(directory).items()}
-    index = json.loads(whole)
+    index = json.loads(original)
 
     def lie(place, value):
         *outer, last = place
-        changed = json.loads(whole)
+        changed = json.loads(original)
         inner = changed
         for key in outer:
             inner = inner[key]
@@ -234,7 +234,7 @@ def test_any_index_is_believed_or_refused(tmp_path):
     lies = st.builds(lie, st.sampled_from(places), JSON | others)
 
     @any_of(200)
-    @given(st.one_of(damaged(whole), lies, JSON.map(lambda value: json.dumps(value).encode())))
+    @given(st.one_of(damaged(original), lies, JSON.map(lambda value: json.dumps(value).encode())))
     @example(b"[" * 100_000)
     @example(b"")
     def check(content):

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from gpt_lightning.data import records
 from gpt_lightning.data.corpora import find_corpus, read_corpus
+from gpt_lightning.data.text.formats import json_lines
 from gpt_lightning.errors import UserError
 
 TEXTS = ["one\nline", "zwei « drei »", "漢字 \U0001f600", "\0 and \x7f", 'a "quote" \\ and a tab\t']
@@ -88,20 +88,20 @@ def test_only_so_much_is_read(tmp_path, bytes_read):
     [
         (
             b'{"body": "x", "id": 1}',
-            r"line 2 of .*bad\.jsonl has no text under 'text', only 'body', 'id': .*--data.text_key",
+            r"Line 2 of .*bad\.jsonl has no text under 'text', only 'body', 'id': .*--data.text_key",
         ),
-        (b"{}", "line 2 of .* has no text under 'text', no key at all"),
-        (b'["text"]', "line 2 of .* has no text under 'text'"),
-        (b'{"text": 5}', "line 2 of .* has no text under 'text' but a int"),
-        (b'{"text": "x"', "line 2 of .* is not a line of JSON"),
-        (b'{"text": "\xff"}', "line 2 of .* is not a line of JSON"),
-        (b"[" * 100_000, "line 2 of .* is not a line of JSON"),
-        (b"x" * 2000, "line 2 of .* is longer than 1,000 bytes"),
+        (b"{}", "Line 2 of .* has no text under 'text', no key at all"),
+        (b'["text"]', "Line 2 of .* has no text under 'text'"),
+        (b'{"text": 5}', "Line 2 of .* has no text under 'text' but a value of type int"),
+        (b'{"text": "x"', "Line 2 of .* is not a line of JSON"),
+        (b'{"text": "\xff"}', "Line 2 of .* is not a line of JSON"),
+        (b"[" * 100_000, "Line 2 of .* is not a line of JSON"),
+        (b"x" * 2000, "Line 2 of .* is longer than 1,000 bytes"),
     ],
 )
 def test_a_line_that_holds_no_text_is_named(tmp_path, monkeypatch, line, message):
     if line.startswith(b"x"):
-        monkeypatch.setattr(records, "MAX_LINE_BYTES", 1000)
+        monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 1000)
     (tmp_path / "bad.jsonl").write_bytes(b'{"text": "good"}\n' + line + b"\n")
     with pytest.raises(UserError, match=message):
         documents(tmp_path / "bad.jsonl", tmp_path)

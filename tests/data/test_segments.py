@@ -21,7 +21,7 @@ def in_blocks(data: bytes, size: int, document: int = 0):
 
 @pytest.mark.parametrize("which", ["bpe", "gpt2", "cl100k's pattern"])
 @pytest.mark.parametrize("seed", range(3))
-def test_pieces_have_the_tokens_of_the_whole(which, seed, request, monkeypatch):
+def test_pieces_have_the_tokens_of_the_uncut_text(which, seed, request, monkeypatch):
     monkeypatch.setattr(module, "SEGMENT_BYTES", 512)
     encoding = request.getfixturevalue("gpt2" if which == "gpt2" else "bpe")
     if which == "cl100k's pattern":

@@ -32,7 +32,7 @@ def contents(directory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("which", ["bytes", "bpe"])
-def test_shards_together_are_the_tokens_of_the_whole(which, tmp_path, request):
+def test_shards_together_are_the_tokens_of_the_text(which, tmp_path, request):
     encoding = load_tokenizer("bytes") if which == "bytes" else request.getfixturevalue(which)
     text = make_text(60_000)
     (tmp_path / "text.txt").write_bytes(text)
@@ -90,7 +90,7 @@ def prepare_until(pipe, tmp_path, encoding, kill_at: int) -> None:
 def test_a_killed_preparation_goes_on_and_writes_the_same(tmp_path, bpe, start):
     """kill -9 at three places; the last process tokenises only what was not finished."""
     (tmp_path / "text.txt").write_bytes(make_text(60_000))
-    whole = contents(prepare(tmp_path, bpe, where="whole"))
+    undisturbed = contents(prepare(tmp_path, bpe, where="undisturbed"))
     for kill_at in (3, 30, 25):  # before the first shard, after two, after two more
         process, _ = start(prepare_until, tmp_path, bpe, kill_at)
         process.join()
@@ -103,15 +103,15 @@ def test_a_killed_preparation_goes_on_and_writes_the_same(tmp_path, bpe, start):
     assert pipe.recv() + noted["packs"] in range(pieces - 4, pieces + 4)
     process.join()
     (directory,) = (path for path in (tmp_path / "data" / "tokens").iterdir() if path.is_dir())
-    assert contents(directory) == whole
+    assert contents(directory) == undisturbed
 
 
 def test_what_was_lost_of_a_partial_preparation_is_made_again(tmp_path, bpe, monkeypatch):
     (tmp_path / "text.txt").write_bytes(make_text(60_000))
-    whole = contents(prepare(tmp_path, bpe, where="whole"))
+    undisturbed = contents(prepare(tmp_path, bpe, where="undisturbed"))
     partial = interrupted(tmp_path, bpe, monkeypatch)
     os.truncate(partial / "train_000000.bin", 100)
-    assert contents(prepare(tmp_path, bpe)) == whole
+    assert contents(prepare(tmp_path, bpe)) == undisturbed
 
 
 def interrupted(tmp_path, encoding, monkeypatch):
@@ -136,8 +136,8 @@ def test_ctrl_c_keeps_finished_shards(tmp_path, bpe, monkeypatch):
     (tmp_path / "text.txt").write_bytes(make_text(60_000))
     partial = interrupted(tmp_path, bpe, monkeypatch)
     assert len(list(partial.glob("train_*.bin"))) >= 2
-    whole = contents(prepare(tmp_path, bpe, where="whole"))
-    assert contents(prepare(tmp_path, bpe)) == whole
+    undisturbed = contents(prepare(tmp_path, bpe, where="undisturbed"))
+    assert contents(prepare(tmp_path, bpe)) == undisturbed
     assert not partial.exists()
 
 
@@ -205,7 +205,7 @@ def test_a_dataset_is_divided_in_one_passage_and_resumed(tmp_path, bpe, monkeypa
     def prepare_dataset(where):
         return prepare_token_files(find_corpus(f"hf:{folder}", tmp_path), bpe, tmp_path / where)
 
-    tokens = open_token_files(prepare_dataset("whole"))
+    tokens = open_token_files(prepare_dataset("undisturbed"))
     places = {"train": range(98), "val": [98], "test": [99]}
     for split, those in places.items():
         expected = "<|endoftext|>".join(text for i, text in enumerate(texts) if i % 100 in those)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_lightning.data import corpora, download, identity, segments, shards, token_files
+from gpt_lightning import make_once
+from gpt_lightning.data import corpora, identity, segments, shards, token_files
 from gpt_lightning.data.corpora import Corpus, find_corpus
 from gpt_lightning.data.token_files import open_token_files, prepare_token_files
 from gpt_lightning.data.tokenizer import encode_bytes, load_tokenizer
@@ -67,7 +68,7 @@ def test_only_tokenizers_with_end_of_text_separate_documents(which, tmp_path, re
     assert encoding.decode_bytes(tokens["train"][:].tolist()) == mark.join([b"a" * 100, b"b" * 100, b"c" * 70])
 
 
-def test_documents_that_are_whole_splits_are_not_separated(bpe, tmp_path):
+def test_documents_that_are_entire_splits_are_not_separated(bpe, tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
     for name, size in (("a", 180), ("b", 10), ("c", 10)):
@@ -137,7 +138,7 @@ def prepare_slowly(pipe, corpus: Path, data_dir: Path) -> None:
             pipe.recv()
         return encode_bytes(encoding, data)
 
-    shards.encode_bytes, download.say = encode, pipe.send
+    shards.encode_bytes, make_once.say = encode, pipe.send
     directory = prepare_token_files(find_corpus(str(corpus), data_dir), load_tokenizer("bytes"), data_dir)
     pipe.send(directory if open_token_files(directory) else None)
 
@@ -206,7 +207,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, start):
     _, pipe = start(lambda pipe: with_files_of_at_most(100_000, pipe, prepare_token_files, *arguments))
     assert pipe.recv() == (
         f"{tmp_path / 'data' / 'tokens'} cannot be written ([Errno 27] File too large): make room or choose another "
-        "--data.data_dir"
+        "--data.data_dir."
     )
     assert {path.name for path in before.parent.iterdir()} == {before.name, "digests.json"}
     assert len(open_token_files(before)["train"]) == 900
@@ -324,7 +325,7 @@ def test_a_file_that_goes_away_is_named(tmp_path):
     (tmp_path / "text.txt").write_bytes(b"some text " * 100)
     corpus = find_corpus(str(tmp_path / "text.txt"), tmp_path)
     (tmp_path / "text.txt").unlink()
-    with pytest.raises(UserError, match=r"^corpus text_txt cannot be read .*text\.txt"):
+    with pytest.raises(UserError, match=r"^Corpus text_txt cannot be read .*text\.txt"):
         prepare_token_files(corpus, load_tokenizer("bytes"), tmp_path / "data")
 
 

@@ -30,21 +30,21 @@ def split(shards) -> tuple[Tokens, np.ndarray]:
 @example([(0, np.dtype("<u2"))], None, None)
 @example([(5, np.dtype("<u2")), (0, np.dtype("<u2")), (5, np.dtype("<u2"))], 5, 3)
 def test_slices_are_those_of_one_array(shards, start, stop):
-    tokens, whole = split(shards)
-    assert len(tokens) == len(whole)
+    tokens, joined = split(shards)
+    assert len(tokens) == len(joined)
     piece = tokens[start:stop]
     assert isinstance(piece, np.ndarray)
     assert piece.dtype == tokens.dtype
-    assert piece.tolist() == whole[start:stop].tolist()
+    assert piece.tolist() == joined[start:stop].tolist()
 
 
 @any_of(400)
 @given(SHARDS, st.integers(1, 30), st.data())
 def test_windows_are_those_of_one_array(shards, length, data):
-    tokens, whole = split(shards)
-    length = min(length, max(1, len(whole)))
+    tokens, joined = split(shards)
+    length = min(length, max(1, len(joined)))
     # Of no ids there is no window, but a caller may ask for none.
-    starts = st.lists(st.integers(0, max(0, len(whole) - length)), max_size=20 if len(whole) else 0)
+    starts = st.lists(st.integers(0, max(0, len(joined) - length)), max_size=20 if len(joined) else 0)
     starts = np.array(data.draw(starts), np.int64)
     rows = tokens.windows(starts, length)
     assert rows.shape == (len(starts), length)

@@ -1,0 +1,16 @@
+"""Plain text, in a file of any name that no other format claims."""
+
+from pathlib import Path
+
+from gpt_lightning.data.readers import Blocks, blocks_of_file, open_unpacked
+
+SUFFIXES = ("",)
+DESCRIPTION = "plain text"
+DOCUMENT = "a file"
+BINARY = False
+
+
+def read(path: Path, text_key: str) -> Blocks:
+    """The file, as it is."""
+    with open_unpacked(path) as file:
+        yield from blocks_of_file(file)
