@@ -32,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
 
     # Imported after parsing, so that --help and a mistyped option answer at once.
-    from gpt_lightning.analysis import analyse
+    from cli.analysis import analyse
     from gpt_lightning.interpret.tables import comparison_table, text_table
 
     found, comparison, written = analyse(

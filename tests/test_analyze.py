@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt_lightning.analysis import sequences_to_scan
+from cli.analysis import sequences_to_scan
 from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_state

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from gpt_lightning.analysis import sequences_to_scan
+from cli.analysis import sequences_to_scan
 from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_state

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 import callbacks
-from gpt_lightning.analysis import analyse
+from cli.analysis import analyse
 from gpt_lightning.checkpoint import LoadedCheckpoint, load_checkpoint
 from gpt_lightning.data.tokenizer import load_tokenizer
 from gpt_lightning.interop import save_huggingface
