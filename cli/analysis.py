@@ -71,10 +71,10 @@ def analyse(
     # Scans of another text do not go on where those of the run left off.
     history = loaded.scans if is_own_text else []
     loaded.model.to(where)
-    with tqdm(unit="step", leave=False) as bar:
+    with tqdm(unit=" steps", leave=False) as bar:
 
         def on_progress(what: str) -> None:
-            bar.set_description(what)
+            bar.set_description_str(what)
             bar.update()
 
         result = study(
@@ -106,7 +106,7 @@ def analyse(
         *((file, partial(png, draw)) for file, _, draw in pictures),
         ("report.html", report),
     ]
-    for file, content in tqdm(files, "drawing", unit="file", leave=False):
+    for file, content in tqdm(files, "drawing", unit=" files", leave=False):
         contents[file] = content()
         with atomic_file(output / file) as opened:
             opened.write(contents[file])
@@ -237,7 +237,7 @@ def pythons_documentation() -> bytes:
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise UserError("This Python comes without its documentation (pydoc_data): give a --text to scan.") from error
+        raise UserError("This Python comes without its documentation (pydoc_data): give a --text.") from error
     return "\n\n".join(topics.values()).encode()
 
 

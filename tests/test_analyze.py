@@ -1,10 +1,12 @@
 """analyze.py and generate.py as a user runs them: on a checkpoint alone, with no training data present."""
 
 import json
+import random
 import re
 import shutil
 import struct
 import subprocess
+import sys
 from copy import deepcopy
 from dataclasses import asdict
 from html.parser import HTMLParser
@@ -12,13 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cli.analysis import sequences_to_scan
 from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_state
 from gpt_lightning.model import GPT, GPTConfig
-from tests.command_line import TINY, command, run
+from tests.command_line import TINY, command, environment, run
+from tests.conftest import REPO
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,36 @@ def checkpoint(tmp_path_factory, corpus_file) -> Path:
     shutil.move(directory / "runs/default/version_0/checkpoints/last.ckpt", moved)
     shutil.rmtree(directory)
     return moved
+
+
+@pytest.fixture(scope="module")
+def knows_words(tmp_path_factory, corpus_file) -> Path:
+    """The checkpoint of a network that has learnt the corpus, and whose second layer's attention is dead."""
+    torch.manual_seed(0)
+    config = GPTConfig(n_layer=2, n_head=2, d_model=32, context_length=32, vocab_size=256)
+    gpt, text = GPT(config), torch.tensor(list(corpus_file.read_bytes()))
+    for parameter in gpt.blocks[1].attention.output.parameters():
+        parameter.requires_grad_(False).zero_()
+    optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2)
+    for _ in range(60):
+        batch = text[torch.randint(len(text) - 32, (32, 1)) + torch.arange(33)]
+        F.cross_entropy(gpt(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    content = {
+        "hyper_parameters": {"gpt": asdict(config)},
+        "state_dict": {f"model.{name}": weight for name, weight in gpt.state_dict().items()},
+        "TextDataModule": {
+            "tokenizer": tokenizer_state(load_tokenizer("bytes")),
+            "validation_sequences": text[-256:].view(8, 32).int(),
+        },
+        "global_step": 60,
+    }
+    path = tmp_path_factory.mktemp("words") / "words.ckpt"
+    torch.save(content, path)
+    del content["TextDataModule"]["validation_sequences"]
+    torch.save(content, path.with_name("without_text.ckpt"))
+    return path
 
 
 def test_analyze_writes_what_the_contract_says(checkpoint, tmp_path):
@@ -143,6 +177,43 @@ def test_the_scans_of_the_run_confirm_what_a_checkpoint_shows(main, checkpoint, 
     assert (found["verdict"], found["compared_with"]["verdict"]) == ("suspect", "sick")
     # The run's scans were of another text.
     assert analysed("dead_for_long.ckpt", "--text", corpus_file)["verdict"] == "suspect"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "foreign"),
+    [
+        ("words.ckpt", None, False),
+        ("words.ckpt", "its own", False),
+        ("words.ckpt", "random bytes", True),
+        ("without_text.ckpt", None, True),  # on Python's documentation
+    ],
+)
+def test_a_text_that_the_network_does_not_know_is_called_foreign_and_confirms_no_alarm(
+    main, knows_words, corpus_file, tmp_path, name, text, foreign
+):
+    (tmp_path / "random.bin").write_bytes(random.Random(0).randbytes(20_000))
+    given = {None: [], "its own": ["--text", corpus_file], "random bytes": ["--text", "random.bin"]}[text]
+    status, out, err = main("analyze.py", "--checkpoint", knows_words.with_name(name), "--output", "out", *given)
+    assert status == 0, err
+    result = json.loads((tmp_path / "out/depth_scan.json").read_text())
+    caution = "This text is foreign to the network: its loss of "
+    for place in (out, (tmp_path / "out/report.html").read_text(), result["caution"]):
+        assert (caution in place) == foreign
+    # That ablation changes nothing proves the alarm, but not on a text of which the network makes nothing anyway.
+    assert [alarm["kind"] for alarm in result["alarms"] if alarm["confirmed"]] == (
+        [] if foreign else ["dead attention"]
+    )
+    assert ("dead attention?" in [alarm["label"] for alarm in result["alarms"]]) == foreign
+    assert result["verdict"] == ("suspect" if foreign else "sick")
+
+
+def test_without_pythons_documentation_a_network_without_text_needs_one(knows_words, tmp_path):
+    script = "import runpy, sys; sys.modules['pydoc_data'] = None; sys.argv = sys.argv[1:]\n"
+    script += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    analyze = [sys.executable, "-c", script, "analyze.py", "--checkpoint", knows_words.with_name("without_text.ckpt")]
+    ended = subprocess.run(analyze, cwd=REPO, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: This Python comes without its documentation (pydoc_data): give a --text.\n"
 
 
 def test_a_text_that_repeats_itself_is_one_sequence(checkpoint, tmp_path):

@@ -90,8 +90,8 @@ def test_a_damaged_configuration_beside_the_checkpoint_is_one_sentence(tmp_path,
 def test_bad_arguments_are_one_line(main):
     for args, message in (
         (["--checkpoint", "nowhere.ckpt"], "There is no checkpoint at nowhere.ckpt"),
-        (["--steps", "1"], "--steps is 1 but must be at least 2"),
-        (["--steps", "x"], "invalid int value"),
+        (["--steps", "1"], "--steps: 1 is out of range: it must be at least 2"),
+        (["--steps", "x"], "--steps: 'x' is not a whole number"),
     ):
         status, _, err = main("train.py", "audit", *args)
         assert status in (1, 2)
