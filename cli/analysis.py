@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ SHOWN_TOKENS = 48  # in the attention galleries: as many as can be labelled
 EXPLORED_TOKENS = 128  # in the report's text to point at
 POOLED_FROM = 129  # tokens: longer sequences get pooled pictures of their entire length
 
-Drawing = tuple[str, str, Callable[[], Figure | Drawn]]  # file, kind of picture for the report, and what draws it
+Drawing = tuple[str, str, Callable[[], bytes]]  # file, kind of picture for the report, and what draws the PNG
 
 
 def analyse(
@@ -96,14 +97,18 @@ def analyse(
     name, contents = str(checkpoint), {}
     pictures = drawings(loaded, tokens[0], result, history, comparison, name)
 
+    def findings() -> bytes:
+        other = {} if comparison is None else {"compared_with": comparison.to_json()}
+        return (json.dumps(result.to_json() | other, indent=1) + "\n").encode()
+
     def report() -> bytes:
         shown = [Picture(file, kind, contents[file]) for file, kind, _ in pictures]
         explorer = explore(loaded, tokens[0], result)
         return report_html(result, name, source, shown, explorer, comparison).encode()
 
     files = [
-        ("depth_scan.json", partial(as_json, result, comparison)),
-        *((file, partial(png, draw)) for file, _, draw in pictures),
+        ("depth_scan.json", findings),
+        *((file, draw) for file, _, draw in pictures),
         ("report.html", report),
     ]
     for file, content in tqdm(files, "drawing", unit=" files", leave=False):
@@ -111,19 +116,6 @@ def analyse(
         with atomic_file(output / file) as opened:
             opened.write(contents[file])
     return result, comparison, [output / file for file in contents]
-
-
-def as_json(result: Study, comparison: Comparison | None) -> bytes:
-    """The content of depth_scan.json."""
-    content = result.to_json()
-    if comparison is not None:
-        content["compared_with"] = comparison.to_json()
-    return (json.dumps(content, indent=1) + "\n").encode()
-
-
-def png(draw: Callable[[], Figure | Drawn]) -> bytes:
-    """A picture, drawn now, so that only its bytes stay in memory."""
-    return figures.figure_to_png(draw())
 
 
 def drawings(
@@ -138,11 +130,12 @@ def drawings(
     scan, label = result.scan, partial(token_label, loaded.encoding)
     labels = [label(token) for token in sequence_T[:SHOWN_TOKENS].tolist()]
     maps = attention_maps(loaded.model, sequence_T, SHOWN_TOKENS)
-    pictures: list[Drawing] = [("depth_scan.png", "overview", partial(figures.overview, scan))]
+    pictures: list[Drawing] = []
 
-    def add(file: str, kind: str, draw: Callable[..., Figure | Drawn], *arguments) -> None:
-        pictures.append((file, kind, partial(draw, *arguments)))
+    def add(file: str, kind: str, draw: Callable[..., Figure | Drawn], *arguments: Any) -> None:
+        pictures.append((file, kind, lambda: figures.figure_to_png(draw(*arguments))))
 
+    add("depth_scan.png", "overview", figures.overview, scan)
     if comparison is not None:
         names = (name, comparison.name)
         add("comparison.png", "comparison", plots.compare_figure, scan, comparison.scan, names)
@@ -192,12 +185,7 @@ def explore(loaded: LoadedCheckpoint, sequence_T: Tensor, result: Study) -> str:
 
 
 def compared(
-    loaded: LoadedCheckpoint,
-    tokens: Tensor,
-    other: LoadedCheckpoint,
-    name: str,
-    text: Path | None,
-    where: torch.device,
+    loaded: LoadedCheckpoint, tokens: Tensor, other: LoadedCheckpoint, name: str, text: Path | None, where: torch.device
 ) -> Comparison:
     """The other checkpoint, scanned on the same tokens if both have one tokenizer, else on its own of the same text."""
     fits = tokens.size(1) <= other.model.config.context_length

@@ -38,7 +38,7 @@ def said(trainer: L.Trainer, subcommand: str, run_dir: Path, checkpoint: Path | 
         trainer: Which runs inside.
         subcommand: fit, validate or test.
         run_dir: Directory of the run.
-        checkpoint: What the run goes on from, or what is looked at.
+        checkpoint: What the run goes on from, or what is validated or tested.
 
     Raises:
         SystemExit: after a signal, or when another process of the run is gone.

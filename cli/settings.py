@@ -130,17 +130,7 @@ def settle(config: Namespace, subcommand: str) -> Plan:
     precision, precision_note = choose_precision(config.trainer.precision, on_gpu, gpt.d_model)
     notes = tuple(filter(None, (found_note, precision_note)))
     return Plan(
-        settings,
-        run_dir,
-        checkpoint,
-        step,
-        purge_step,
-        initial,
-        tokenizer,
-        on_gpu,
-        precision,
-        notes,
-        test_note,
+        settings, run_dir, checkpoint, step, purge_step, initial, tokenizer, on_gpu, precision, notes, test_note
     )
 
 

@@ -37,7 +37,7 @@ def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedChe
     Args:
         path: A checkpoint of train.py, a directory of Hugging Face's GPT-2 or of `interop.save_plain`, or a ckpt.pt of
             nanoGPT.
-        tokenizer: As for `load_tokenizer`, for a network that comes without one; else it is not looked at.
+        tokenizer: As for `load_tokenizer`, for a network that comes without one; else it is ignored.
 
     Raises:
         UserError: as `read_checkpoint`, or when the weights don't fit the sizes that the checkpoint states, or nothing

@@ -106,17 +106,17 @@ def test_the_report_needs_nothing_but_itself(main, checkpoint, tmp_path):
     page = (tmp_path / "report.html").read_text()
 
     class Links(HTMLParser):
-        found: list = []  # noqa: RUF012
+        links: list = []  # noqa: RUF012
         tags: list = []  # noqa: RUF012
 
         def handle_starttag(self, tag, attributes):
             self.tags.append(tag)
-            self.found += [value for name, value in attributes if name in ("src", "href")]
+            self.links += [value for name, value in attributes if name in ("src", "href")]
 
     parser = Links()
     parser.feed(page)
-    assert parser.found
-    assert all(link.startswith("data:image/png;base64,") for link in parser.found)
+    assert parser.links
+    assert all(link.startswith("data:image/png;base64,") for link in parser.links)
     assert parser.tags.count("script") == 2  # the project's own, for the text to point at: data and program
     assert "alert(1)" not in "".join(re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL))
     assert page.index('class="summary healthy"') < page.index("<img") < page.rindex("<table")
@@ -138,11 +138,11 @@ def test_two_checkpoints_side_by_side(main, checkpoint, tmp_path):
     status, out, err = main("analyze.py", *args)
     assert status == 0, err
     assert f"B: {checkpoint}, loss " in out
-    found = json.loads((tmp_path / "depth_scan.json").read_text())
-    other = found["compared_with"]
-    assert other["cross_entropy"] == pytest.approx(found["cross_entropy"])
+    result = json.loads((tmp_path / "depth_scan.json").read_text())
+    other = result["compared_with"]
+    assert other["cross_entropy"] == pytest.approx(result["cross_entropy"])
     assert other["same_tokens"]
-    for ours, theirs in zip(found["layers"], other["layers"], strict=True):
+    for ours, theirs in zip(result["layers"], other["layers"], strict=True):
         for one, same in zip(ours["heads"], theirs["heads"], strict=True):
             assert one["entropy"] == pytest.approx(same["entropy"])
     assert (tmp_path / "comparison.png").is_file()
@@ -170,11 +170,11 @@ def test_the_scans_of_the_run_confirm_what_a_checkpoint_shows(main, checkpoint, 
         return json.loads((tmp_path / "out/depth_scan.json").read_text())
 
     for name, label, health in (("killed", "dead layer?", "suspect"), ("dead_for_long", "dead layer", "sick")):
-        found = analysed(f"{name}.ckpt")
-        assert (found["verdict"], found["layers"][1]["verdict"]) == (health, label)
+        result = analysed(f"{name}.ckpt")
+        assert (result["verdict"], result["layers"][1]["verdict"]) == (health, label)
         assert (tmp_path / "out/entropy_over_time.png").is_file()
-    found = analysed("killed.ckpt", "--compare", "dead_for_long.ckpt")
-    assert (found["verdict"], found["compared_with"]["verdict"]) == ("suspect", "sick")
+    result = analysed("killed.ckpt", "--compare", "dead_for_long.ckpt")
+    assert (result["verdict"], result["compared_with"]["verdict"]) == ("suspect", "sick")
     # The run's scans were of another text.
     assert analysed("dead_for_long.ckpt", "--text", corpus_file)["verdict"] == "suspect"
 
@@ -271,10 +271,10 @@ def test_prompts_from_a_file_from_standard_input_and_as_they_are_typed(checkpoin
         assert b" tokens, " in done.stderr
         return done.stdout
 
-    whole = generated("--prompt", "the c\xe4t\n")
-    assert whole.startswith("the c\xe4t\n".encode())
-    assert generated("--prompt_file", tmp_path / "prompt.txt") == whole
-    assert generated("--prompt_file", "-", given="the c\xe4t\n".encode()) == whole
+    expected = generated("--prompt", "the c\xe4t\n")
+    assert expected.startswith("the c\xe4t\n".encode())
+    assert generated("--prompt_file", tmp_path / "prompt.txt") == expected
+    assert generated("--prompt_file", "-", given="the c\xe4t\n".encode()) == expected
     typed = generated("--interactive", given=b"the cat\n\nthe rat\n")
     assert typed.count(b"> ") == 4
     assert b"> the cat" in typed

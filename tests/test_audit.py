@@ -54,7 +54,7 @@ def test_equal_runs_have_no_differences(two_runs):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "found"),
+    ("old", "new", "difference"),
     [
         ('"tokens": 28', '"tokens": 29', "the text from batch 4 on"),
         ('"batch": 6', '"batch": 7', "the text from batch 6 on"),
@@ -62,11 +62,11 @@ def test_equal_runs_have_no_differences(two_runs):
         ('{"batch": 9, "tokens": 63, "loss": 1.5}\n', "", "the text from batch 8 on"),
     ],
 )
-def test_a_difference_in_a_batch_is_found(two_runs, old, new, found):
+def test_a_difference_in_a_batch_is_found(two_runs, old, new, difference):
     trail = two_runs[1] / "trail/rank_0.jsonl"
     assert old in trail.read_text()
     trail.write_text(trail.read_text().replace(old, new))
-    assert compare(*two_runs) == [found]
+    assert compare(*two_runs) == [difference]
 
 
 def test_differences_in_weights_and_optimiser_are_measured(two_runs):

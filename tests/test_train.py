@@ -111,19 +111,19 @@ def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(
     assert [path.name for path in (tmp_path / "runs/default").iterdir()] == ["version_0"]
 
     ours = torch.load(checkpoints / "last.ckpt", weights_only=True)
-    whole = torch.load(finished / "runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
-    for name, tensor in whole["state_dict"].items():
+    uninterrupted = torch.load(finished / "runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
+    for name, tensor in uninterrupted["state_dict"].items():
         assert torch.equal(ours["state_dict"][name], tensor), name
-    for parameter, state in whole["optimizer_states"][0]["state"].items():
+    for parameter, state in uninterrupted["optimizer_states"][0]["state"].items():
         for name, tensor in state.items():
             assert torch.equal(ours["optimizer_states"][0]["state"][parameter][name], tensor), (parameter, name)
 
     # TensorBoard shows one curve, the same as if nothing had happened (but for speed).
-    ours, whole = scalars(checkpoints.parent), scalars(finished / "runs/default/version_0")
-    assert set(ours) == set(whole)
+    ours, uninterrupted = scalars(checkpoints.parent), scalars(finished / "runs/default/version_0")
+    assert set(ours) == set(uninterrupted)
     assert [step for step, _ in ours["depth_scan/entropy/layer_00"]] == [19, 39, 59]
-    for tag in set(whole) - {"train/tokens_per_second", "train/mfu"}:
-        assert ours[tag] == whole[tag], tag
+    for tag in set(uninterrupted) - {"train/tokens_per_second", "train/mfu"}:
+        assert ours[tag] == uninterrupted[tag], tag
 
 
 def test_resuming_with_nothing_to_resume_says_so(tmp_path, corpus_file):
