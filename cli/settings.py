@@ -47,33 +47,19 @@ TRAINER_RANGES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call of train.py does.
+    """What a call of train.py does."""
 
-    Attributes:
-        settings: What to set in the configuration, by dotted key.
-        run_dir: Where the run lies: the directory to go on in, else the next one, which does not exist yet.
-        checkpoint: What to go on from, or to validate or test.
-        step: Optimiser steps taken in `checkpoint`.
-        purge_step: The step from which on TensorBoard drops what was logged, since it will be logged again.
-        initial: What a new run begins with.
-        tokenizer: What bpe:<vocabulary size> means; None: it is learnt from the corpus.
-        on_gpu: Whether the run uses a CUDA GPU.
-        precision: For Lightning.
-        notes: Lines for the user.
-        test_note: The same about what `test` tests on.
-    """
-
-    settings: Mapping[str, Any]
-    run_dir: Path
-    checkpoint: Path | None
-    step: int | None
-    purge_step: int | None
-    initial: LoadedCheckpoint | None
-    tokenizer: tiktoken.Encoding | None
+    settings: Mapping[str, Any]  # what to set in the configuration, by dotted key
+    run_dir: Path  # the run to go on in, else the next one, which does not exist yet
+    checkpoint: Path | None  # what to go on from, or to validate or test
+    step: int | None  # optimiser steps taken in `checkpoint`
+    purge_step: int | None  # from here on TensorBoard drops what was logged, since it will be logged again
+    initial: LoadedCheckpoint | None  # what a new run begins with
+    tokenizer: tiktoken.Encoding | None  # what bpe:<vocabulary size> means; None: it is learnt from the corpus
     on_gpu: bool
-    precision: str
-    notes: tuple[str, ...]
-    test_note: str | None
+    precision: str  # for Lightning
+    notes: tuple[str, ...]  # lines for the user
+    test_note: str | None  # the same about what `test` tests on
 
 
 def settle(config: Namespace, subcommand: str) -> Plan:

@@ -143,7 +143,13 @@ class GPTCLI(LightningCLI):
         if config.enable_progress_bar is not False:
             extra.append(callbacks.StepProgressBar())
         if config.logger is None or config.logger is True:
-            kwargs["logger"] = self.tensorboard_logger() if self.subcommand == "fit" else False
+            kwargs["logger"] = self.subcommand == "fit" and TensorBoardLogger(
+                save_dir=str(run_dir.parent.parent),
+                name=run_dir.parent.name,
+                version=run_dir.name,
+                default_hp_metric=False,
+                purge_step=self.plan.purge_step,  # after a resume TensorBoard drops what was logged past the checkpoint
+            )
         if config.default_root_dir is None:
             kwargs["default_root_dir"] = str(run_dir)
         kwargs["callbacks"] = [callbacks.ExactResume(), *(config.callbacks or []), *extra]
@@ -163,17 +169,6 @@ class GPTCLI(LightningCLI):
         """Whether this process is the one that writes into a run's directory."""
         fast_dev_run = self.config[self.subcommand].trainer.fast_dev_run
         return self.subcommand == "fit" and not fast_dev_run and rank_zero_only.rank == 0
-
-    def tensorboard_logger(self) -> TensorBoardLogger:
-        """Log into the run's directory; after a resume TensorBoard drops what was logged past the checkpoint."""
-        run_dir = self.plan.run_dir
-        return TensorBoardLogger(
-            save_dir=str(run_dir.parent.parent),
-            name=run_dir.parent.name,
-            version=run_dir.name,
-            default_hp_metric=False,
-            purge_step=self.plan.purge_step,
-        )
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Hand over the checkpoint; it loads as plain data only."""

@@ -410,5 +410,5 @@ def test_a_directory_in_place_of_the_last_checkpoint_is_refused_at_once(copied, 
     last.mkdir()
     status, out, err = main("train.py", "fit", *TINY, "--ckpt_path=last")
     assert status == 1
-    assert "last.ckpt is no file, so that nothing could be saved there" in err
+    assert "last.ckpt is not a file, so nothing could be saved there" in err
     assert "run " not in out
