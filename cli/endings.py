@@ -32,17 +32,17 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 @contextmanager
 def said(trainer: L.Trainer, subcommand: str, run_dir: Path, checkpoint: Path | None) -> Iterator[None]:
-    """However what is done inside ends, say how to go on; after a signal, exit with the customary status.
+    """Say how to go on, however the block ends; after a signal, exit with the customary status.
 
     Args:
-        trainer: Which runs inside.
+        trainer: What runs in the block.
         subcommand: fit, validate or test.
         run_dir: Directory of the run.
         checkpoint: What the run goes on from, or what is validated or tested.
 
     Raises:
         SystemExit: after a signal, or when another process of the run is gone.
-        UserError: for an error of which the user needs to know no more than a sentence.
+        UserError: in place of an error that one sentence tells the user better.
     """
     try:
         yield
@@ -72,12 +72,12 @@ def said(trainer: L.Trainer, subcommand: str, run_dir: Path, checkpoint: Path | 
 
 
 def summary(trainer: L.Trainer, run_dir: Path, sample: str, stopped_by: str | None) -> str:
-    """What a run that came to its end leaves.
+    """What a run that came to its end leaves behind, in words.
 
     Args:
-        trainer: Which ran.
+        trainer: What ran.
         run_dir: Directory of the run.
-        sample: Text that the network writes.
+        sample: Text that the network wrote.
         stopped_by: What ended it before all steps were made, in words.
     """
     scan = next(callback for callback in trainer.callbacks if isinstance(callback, callbacks.DepthScan))

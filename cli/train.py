@@ -198,7 +198,7 @@ class GPTCLI(LightningCLI):
         say(endings.summary(self.trainer, self.plan.run_dir, text, stopped_by))
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """As Lightning's, alone in the run's directory, and however it ends, that is said."""
+        """As Lightning's, while no other process may train in the run's directory; say how it ended."""
         plan = self.plan
         lock = runs.lock(plan.run_dir) if self.makes_a_run() else None
         try:
