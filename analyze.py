@@ -32,18 +32,18 @@ def main() -> None:
     args = parser.parse_args()
 
     # Imported after parsing, so that --help and a mistyped option answer at once.
-    from gpt_lightning.analysis import analyse
+    from cli.analysis import analyse
     from gpt_lightning.interpret.tables import comparison_table, text_table
 
-    found, comparison, written = analyse(
+    result, comparison, written = analyse(
         args.checkpoint, args.output, args.text, args.device, args.compare, not args.no_ablation, args.tokenizer
     )
-    print(text_table(found.scan))
+    print(text_table(result.scan))
     if comparison is not None:
         names = (str(args.checkpoint), comparison.name)
-        losses = (found.probes[0].cross_entropy, comparison.cross_entropy)
-        print("\n" + comparison_table((found.scan, comparison.scan), names, losses))
-    print(f"\n{found.scan.summary}\n" + (f"{found.caution}\n" if found.foreign else ""))
+        losses = (result.probes[0].cross_entropy, comparison.cross_entropy)
+        print("\n" + comparison_table((result.scan, comparison.scan), names, losses))
+    print(f"\n{result.scan.summary}\n" + (f"{result.caution}\n" if result.foreign else ""))
     for path in written:
         print(path)
 

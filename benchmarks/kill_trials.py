@@ -20,9 +20,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cli.audit import TRAIN, largest_difference
 from gpt_lightning import runs
-from gpt_lightning.audit import TRAIN, largest_difference
-from gpt_lightning.checkpoint import read_checkpoint
+from gpt_lightning.checkpoints.content import read_checkpoint
 
 OPTIONS = [
     "--model.gpt.n_layer=2",

@@ -1,7 +1,7 @@
-"""How Lightning writes a checkpoint here: to a temporary name beside it, then renamed: it is whole, or not there.
+"""Writing a checkpoint atomically: under a temporary name beside it, which is then renamed.
 
-Lightning's own writing goes through the system's temporary directory; where that is another file system, the last
-step is a copy over the only good file.
+Lightning itself writes to the system's temporary directory; where that is another file system, its last step is a copy
+over the only good file.
 """
 
 from pathlib import Path
@@ -16,8 +16,8 @@ from gpt_lightning.files import atomic_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint plugin with `torch.save` straight to a file, and a rename; of `last.ckpt` the one before
-    is kept as `previous.ckpt`."""
+    """Lightning's checkpoint plugin, with `torch.save` straight into an atomic file. The `last.ckpt` before is kept as
+    `previous.ckpt`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`; an interruption leaves what was there before.
@@ -35,7 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             reason = _reason(error)
             raise UserError(
                 f"{path} could not be written ({reason}): make room, or see that the directory is writable; the "
-                "checkpoints that were there are whole."
+                "checkpoints that were there are undamaged."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""How the entry points end when something is wrong: one line on stderr and a non-zero exit status, no traceback."""
+"""How a command ends when something is wrong: one line on stderr and a non-zero exit status, no traceback."""
 
 import argparse
 import difflib
@@ -7,21 +7,21 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gpt_lightning.errors import UserError
 
 
 @contextmanager
 def clear_errors(*more: type[Exception]) -> Iterator[None]:
-    """Turn what the user can mend (UserError, a file that can't be read or written, and exceptions of the types in
-    `more`) and Ctrl-C into one line and an exit status of 1 (130 after Ctrl-C). Anything else is a bug and keeps its
-    traceback."""
+    """Turn what the user can mend (UserError, a file that can't be read or written, exceptions of the types in `more`)
+    into one line and exit status 1, and Ctrl-C into one line and 130. Anything else is a bug and keeps its traceback.
+    """
     try:
         yield
     except (UserError, *more) as error:
         _exit(str(error), 1)
-    except BrokenPipeError:  # who reads what is printed has enough, as `| head` does
+    except BrokenPipeError:  # the reader of the output has enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at exit complains
         raise SystemExit(1) from None
     except OSError as error:
@@ -33,7 +33,16 @@ def clear_errors(*more: type[Exception]) -> Iterator[None]:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse with errors of one line, which name the option that a misspelt one is closest to."""
+    """argparse with errors of one line, which name the option closest to a misspelt one."""
+
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        """As argparse's, with the reason that a range gives, for which argparse says "invalid PositiveInt value"."""
+        try:
+            return super()._get_value(action, text)
+        except argparse.ArgumentError as error:
+            if getattr(action.type, "__module__", None) != "gpt_lightning.ranges":
+                raise
+            raise argparse.ArgumentError(action, str(error.__context__)) from None
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and exit with 2, as argparse does."""
@@ -42,10 +51,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def usage_error(message: str, options: Iterable[str], program: str) -> NoReturn:
     """Print a parser's message as one line, with a hint at a misspelt option of the command line; exit with 2."""
-    message = " ".join(message.split())
-    # What jsonargparse says around the reason means nothing to a user.
-    message = re.sub(r"^Call to compute_fn of link .*? failed: ", "", message)
-    message = re.sub(r"Does not validate against any of the Union .* Given value: ", "no such value: ", message)
+    message = in_plain_words(message)
     hint = f"; {program} --help lists all options"
     for argument in sys.argv[1:]:
         name = argument.split("=")[0]
@@ -55,6 +61,29 @@ def usage_error(message: str, options: Iterable[str], program: str) -> NoReturn:
             break
     print(f"error: {message}{hint}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def in_plain_words(message: str) -> str:
+    """A parser's message as one line, without what jsonargparse says around the reason: it means nothing to a user."""
+    message = " ".join(message.split())
+    message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+    message = re.sub(
+        r"Does not validate against any of the Union .* Errors: (.*) Given value type: .* Given value: (.*)$",
+        lambda union: _reason(union[1], union[2]),
+        message,
+    )
+    message = re.sub(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)$", r"\2 is not one of \1", message)
+    message = re.sub(r"Expected a <class '([\w.]+)'>\. Got value: (.*)$", r"\2 is not of type \1", message)
+    return re.sub(r"\bNot of type \w+: ", "", message)
+
+
+def _reason(errors: str, value: str) -> str:
+    """Why a value is none of several types, such as a range or None: what the ranges say."""
+    reasons = re.findall(r"- Not of type \w+: (.*?)(?= - |$)", errors)
+    if not reasons:
+        return f"no such value: {value}"
+    reason = " or ".join([reasons[0], *(more.removeprefix("is out of range: it must be ") for more in reasons[1:])])
+    return f"{value} {reason}" if reason.startswith("is ") else reason  # jsonargparse cuts the value off
 
 
 def _exit(message: str, status: int) -> None:

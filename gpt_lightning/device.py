@@ -6,7 +6,7 @@ from gpt_lightning.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" takes the GPU if there is one; "cuda" without a GPU raises UserError."""
+    """The device of that name; "auto" takes the GPU if there is one. UserError for "cuda" without a GPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():

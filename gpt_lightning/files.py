@@ -1,4 +1,4 @@
-"""Names that files can have, and writing one so that it is there whole or not at all."""
+"""Names that files can have, and atomic files: complete, or not there at all."""
 
 import glob
 import os
@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text can be printed, logged and stored: what a shell hands over that is no UTF-8 comes as lone
-    surrogates."""
+    """Whether a text can be printed, logged and stored. Python turns bytes of the command line that are not UTF-8 into
+    lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -21,7 +21,7 @@ def is_name(text: str) -> bool:
 
 @contextmanager
 def atomic_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
-    """A binary file to write to; it becomes `path` by a rename when the block ends well, and vanishes otherwise.
+    """A binary file to write to. When the block ends well a rename makes it `path`; otherwise it vanishes.
 
     The temporary name is beside `path`, so that the rename stays within one file system. Missing directories are made.
 
@@ -30,7 +30,7 @@ def atomic_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
         previous: Where to keep what `path` held until now.
 
     Raises:
-        OSError: it cannot be written; with the name of `path`.
+        OSError: it cannot be written; `filename` is `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -51,7 +51,7 @@ def atomic_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def _second_name(path: Path, name: Path) -> None:
-    """Let `name` stand for the content of `path`, in one step."""
+    """Give the content of `path` a second name, in one step."""
     link = path.with_name(f".{name.name}.{os.getpid()}.tmp")
     try:
         os.link(path, link)
@@ -62,7 +62,7 @@ def _second_name(path: Path, name: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed while they wrote `path` have left."""
+    """Remove temporary files of processes that were killed while they wrote `path`."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         writer = leftover.name.split(".")[-2]
         if writer.isdigit() and not Path("/proc", writer).exists() and Path("/proc/self").exists():

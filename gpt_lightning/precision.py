@@ -1,13 +1,13 @@
 """Which precision a run uses when the user doesn't say, and what a CPU does with 16-mixed.
 
-The choice is a function of the hardware and the network's width alone, so that every rank and every resume makes the
-same one.
+The choice depends on the hardware and the network's width alone, so that every rank and every resume makes the same
+one.
 """
 
 import torch
 
-# Narrower networks lose to autocast's conversions what they win in the matrix products: on a CPU with bf16 instructions
-# a 384-wide network gained 1.7×, a 128-wide one nothing (benchmarks/training.py measures both on your machine).
+# Autocast's conversions cost narrower networks what the faster matrix products save: on a CPU with bf16 instructions a
+# 384-wide network gained 1.7×, a 128-wide one nothing (benchmarks/training.py measures both on your machine).
 MIN_WIDTH_FOR_CPU_BF16 = 256
 
 
@@ -22,7 +22,7 @@ def uses_gpu(accelerator: str) -> bool:
 
 
 def choose_precision(requested: str | None, on_gpu: bool, d_model: int) -> tuple[str, str | None]:
-    """The Lightning precision to run with, and a line for the user where it is not what was asked for.
+    """The Lightning precision to run with, and a line for the user if it is not the one asked for.
 
     Args:
         requested: What the config says; None leaves the choice to the hardware.

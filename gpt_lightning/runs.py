@@ -27,7 +27,7 @@ def new_run(experiment_dir: Path) -> Path:
 
 
 def make_run(experiment_dir: Path) -> Path:
-    """Make the directory of the next run. Of two processes that do so at once, each gets its own."""
+    """Make the directory of the next run. Two processes that do so at once get one each."""
     while True:
         run = new_run(experiment_dir)
         try:
@@ -48,7 +48,7 @@ def lock(run: Path) -> BaseFileLock | None:
     """Keep other processes from training in the same run, until this one ends, however it ends.
 
     Returns:
-        The lock, to be kept; None on a file system that has none.
+        The lock, to be kept; None on a file system without locks.
 
     Raises:
         UserError: another process trains there.

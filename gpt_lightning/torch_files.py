@@ -1,4 +1,4 @@
-"""Reading what `torch.save` wrote, as plain data, after comparing it with its checksums."""
+"""Reading files of `torch.save` as plain data, after comparing them with the checksums in them."""
 
 import pickle
 import zipfile
@@ -18,7 +18,7 @@ class DamagedCheckpoint(UserError):
 
 
 def read_content(path: Path) -> Any:
-    """What a file of `torch.save` holds, whoever wrote it; plain types and tensors mapped from the file.
+    """What a file of `torch.save` holds, whoever wrote it: plain types, and tensors mapped from the file.
 
     Nothing in it is executed (weights_only).
 
@@ -29,7 +29,7 @@ def read_content(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"There is no checkpoint at {path}.")
     try:
-        check_content(path)  # first: what is not as it was written is not unpickled at all
+        check_content(path)  # first: a damaged file is not unpickled at all
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(
@@ -44,11 +44,11 @@ def read_content(path: Path) -> Any:
 
 
 def check_content(path: Path) -> None:
-    """Compare all that is in a file of `torch.save`, which is a zip archive, with the checksums in it; `torch.load`
+    """Compare everything in a file of `torch.save`, which is a zip archive, with the checksums in it, as `torch.load`
     does not.
 
     Raises:
-        zipfile.BadZipFile: they differ, or the archive is none that torch wrote.
+        zipfile.BadZipFile: they differ, or torch did not write the archive.
     """
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()

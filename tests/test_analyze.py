@@ -1,10 +1,12 @@
 """analyze.py and generate.py as a user runs them: on a checkpoint alone, with no training data present."""
 
 import json
+import random
 import re
 import shutil
 import struct
 import subprocess
+import sys
 from copy import deepcopy
 from dataclasses import asdict
 from html.parser import HTMLParser
@@ -12,13 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from gpt_lightning.analysis import sequences_to_scan
+from cli.analysis import sequences_to_scan
 from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_state
 from gpt_lightning.model import GPT, GPTConfig
-from tests.command_line import TINY, command, run
+from tests.command_line import TINY, command, environment, run
+from tests.conftest import REPO
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,36 @@ def checkpoint(tmp_path_factory, corpus_file) -> Path:
     shutil.move(directory / "runs/default/version_0/checkpoints/last.ckpt", moved)
     shutil.rmtree(directory)
     return moved
+
+
+@pytest.fixture(scope="module")
+def knows_words(tmp_path_factory, corpus_file) -> Path:
+    """The checkpoint of a network that has learnt the corpus, and whose second layer's attention is dead."""
+    torch.manual_seed(0)
+    config = GPTConfig(n_layer=2, n_head=2, d_model=32, context_length=32, vocab_size=256)
+    gpt, text = GPT(config), torch.tensor(list(corpus_file.read_bytes()))
+    for parameter in gpt.blocks[1].attention.output.parameters():
+        parameter.requires_grad_(False).zero_()
+    optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2)
+    for _ in range(60):
+        batch = text[torch.randint(len(text) - 32, (32, 1)) + torch.arange(33)]
+        F.cross_entropy(gpt(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    content = {
+        "hyper_parameters": {"gpt": asdict(config)},
+        "state_dict": {f"model.{name}": weight for name, weight in gpt.state_dict().items()},
+        "TextDataModule": {
+            "tokenizer": tokenizer_state(load_tokenizer("bytes")),
+            "validation_sequences": text[-256:].view(8, 32).int(),
+        },
+        "global_step": 60,
+    }
+    path = tmp_path_factory.mktemp("words") / "words.ckpt"
+    torch.save(content, path)
+    del content["TextDataModule"]["validation_sequences"]
+    torch.save(content, path.with_name("without_text.ckpt"))
+    return path
 
 
 def test_analyze_writes_what_the_contract_says(checkpoint, tmp_path):
@@ -72,17 +106,17 @@ def test_the_report_needs_nothing_but_itself(main, checkpoint, tmp_path):
     page = (tmp_path / "report.html").read_text()
 
     class Links(HTMLParser):
-        found: list = []  # noqa: RUF012
+        links: list = []  # noqa: RUF012
         tags: list = []  # noqa: RUF012
 
         def handle_starttag(self, tag, attributes):
             self.tags.append(tag)
-            self.found += [value for name, value in attributes if name in ("src", "href")]
+            self.links += [value for name, value in attributes if name in ("src", "href")]
 
     parser = Links()
     parser.feed(page)
-    assert parser.found
-    assert all(link.startswith("data:image/png;base64,") for link in parser.found)
+    assert parser.links
+    assert all(link.startswith("data:image/png;base64,") for link in parser.links)
     assert parser.tags.count("script") == 2  # the project's own, for the text to point at: data and program
     assert "alert(1)" not in "".join(re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL))
     assert page.index('class="summary healthy"') < page.index("<img") < page.rindex("<table")
@@ -104,11 +138,11 @@ def test_two_checkpoints_side_by_side(main, checkpoint, tmp_path):
     status, out, err = main("analyze.py", *args)
     assert status == 0, err
     assert f"B: {checkpoint}, loss " in out
-    found = json.loads((tmp_path / "depth_scan.json").read_text())
-    other = found["compared_with"]
-    assert other["cross_entropy"] == pytest.approx(found["cross_entropy"])
+    result = json.loads((tmp_path / "depth_scan.json").read_text())
+    other = result["compared_with"]
+    assert other["cross_entropy"] == pytest.approx(result["cross_entropy"])
     assert other["same_tokens"]
-    for ours, theirs in zip(found["layers"], other["layers"], strict=True):
+    for ours, theirs in zip(result["layers"], other["layers"], strict=True):
         for one, same in zip(ours["heads"], theirs["heads"], strict=True):
             assert one["entropy"] == pytest.approx(same["entropy"])
     assert (tmp_path / "comparison.png").is_file()
@@ -136,13 +170,50 @@ def test_the_scans_of_the_run_confirm_what_a_checkpoint_shows(main, checkpoint, 
         return json.loads((tmp_path / "out/depth_scan.json").read_text())
 
     for name, label, health in (("killed", "dead layer?", "suspect"), ("dead_for_long", "dead layer", "sick")):
-        found = analysed(f"{name}.ckpt")
-        assert (found["verdict"], found["layers"][1]["verdict"]) == (health, label)
+        result = analysed(f"{name}.ckpt")
+        assert (result["verdict"], result["layers"][1]["verdict"]) == (health, label)
         assert (tmp_path / "out/entropy_over_time.png").is_file()
-    found = analysed("killed.ckpt", "--compare", "dead_for_long.ckpt")
-    assert (found["verdict"], found["compared_with"]["verdict"]) == ("suspect", "sick")
+    result = analysed("killed.ckpt", "--compare", "dead_for_long.ckpt")
+    assert (result["verdict"], result["compared_with"]["verdict"]) == ("suspect", "sick")
     # The run's scans were of another text.
     assert analysed("dead_for_long.ckpt", "--text", corpus_file)["verdict"] == "suspect"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "foreign"),
+    [
+        ("words.ckpt", None, False),
+        ("words.ckpt", "its own", False),
+        ("words.ckpt", "random bytes", True),
+        ("without_text.ckpt", None, True),  # on Python's documentation
+    ],
+)
+def test_a_text_that_the_network_does_not_know_is_called_foreign_and_confirms_no_alarm(
+    main, knows_words, corpus_file, tmp_path, name, text, foreign
+):
+    (tmp_path / "random.bin").write_bytes(random.Random(0).randbytes(20_000))
+    given = {None: [], "its own": ["--text", corpus_file], "random bytes": ["--text", "random.bin"]}[text]
+    status, out, err = main("analyze.py", "--checkpoint", knows_words.with_name(name), "--output", "out", *given)
+    assert status == 0, err
+    result = json.loads((tmp_path / "out/depth_scan.json").read_text())
+    caution = "This text is foreign to the network: its loss of "
+    for place in (out, (tmp_path / "out/report.html").read_text(), result["caution"]):
+        assert (caution in place) == foreign
+    # That ablation changes nothing proves the alarm, but not on a text of which the network makes nothing anyway.
+    assert [alarm["kind"] for alarm in result["alarms"] if alarm["confirmed"]] == (
+        [] if foreign else ["dead attention"]
+    )
+    assert ("dead attention?" in [alarm["label"] for alarm in result["alarms"]]) == foreign
+    assert result["verdict"] == ("suspect" if foreign else "sick")
+
+
+def test_without_pythons_documentation_a_network_without_text_needs_one(knows_words, tmp_path):
+    script = "import runpy, sys; sys.modules['pydoc_data'] = None; sys.argv = sys.argv[1:]\n"
+    script += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    analyze = [sys.executable, "-c", script, "analyze.py", "--checkpoint", knows_words.with_name("without_text.ckpt")]
+    ended = subprocess.run(analyze, cwd=REPO, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: This Python comes without its documentation (pydoc_data): give a --text.\n"
 
 
 def test_a_text_that_repeats_itself_is_one_sequence(checkpoint, tmp_path):
@@ -200,10 +271,10 @@ def test_prompts_from_a_file_from_standard_input_and_as_they_are_typed(checkpoin
         assert b" tokens, " in done.stderr
         return done.stdout
 
-    whole = generated("--prompt", "the c\xe4t\n")
-    assert whole.startswith("the c\xe4t\n".encode())
-    assert generated("--prompt_file", tmp_path / "prompt.txt") == whole
-    assert generated("--prompt_file", "-", given="the c\xe4t\n".encode()) == whole
+    expected = generated("--prompt", "the c\xe4t\n")
+    assert expected.startswith("the c\xe4t\n".encode())
+    assert generated("--prompt_file", tmp_path / "prompt.txt") == expected
+    assert generated("--prompt_file", "-", given="the c\xe4t\n".encode()) == expected
     typed = generated("--interactive", given=b"the cat\n\nthe rat\n")
     assert typed.count(b"> ") == 4
     assert b"> the cat" in typed

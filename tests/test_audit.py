@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from gpt_lightning.audit import beside, compare
+from cli.audit import beside, compare
 from gpt_lightning.errors import UserError
 from tests.command_line import TINY, run
 
@@ -54,7 +54,7 @@ def test_equal_runs_have_no_differences(two_runs):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "found"),
+    ("old", "new", "difference"),
     [
         ('"tokens": 28', '"tokens": 29', "the text from batch 4 on"),
         ('"batch": 6', '"batch": 7', "the text from batch 6 on"),
@@ -62,11 +62,11 @@ def test_equal_runs_have_no_differences(two_runs):
         ('{"batch": 9, "tokens": 63, "loss": 1.5}\n', "", "the text from batch 8 on"),
     ],
 )
-def test_a_difference_in_a_batch_is_found(two_runs, old, new, found):
+def test_a_difference_in_a_batch_is_found(two_runs, old, new, difference):
     trail = two_runs[1] / "trail/rank_0.jsonl"
     assert old in trail.read_text()
     trail.write_text(trail.read_text().replace(old, new))
-    assert compare(*two_runs) == [found]
+    assert compare(*two_runs) == [difference]
 
 
 def test_differences_in_weights_and_optimiser_are_measured(two_runs):
@@ -90,8 +90,8 @@ def test_a_damaged_configuration_beside_the_checkpoint_is_one_sentence(tmp_path,
 def test_bad_arguments_are_one_line(main):
     for args, message in (
         (["--checkpoint", "nowhere.ckpt"], "There is no checkpoint at nowhere.ckpt"),
-        (["--steps", "1"], "--steps is 1 but must be at least 2"),
-        (["--steps", "x"], "invalid int value"),
+        (["--steps", "1"], "--steps: 1 is out of range: it must be at least 2"),
+        (["--steps", "x"], "--steps: 'x' is not a whole number"),
     ):
         status, _, err = main("train.py", "audit", *args)
         assert status in (1, 2)

@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from gpt_lightning import runs
-from gpt_lightning.checkpoint import load_checkpoint, read_checkpoint
+from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
+from gpt_lightning.checkpoints.content import read_checkpoint
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import atomic_file
 from gpt_lightning.torch_files import DamagedCheckpoint
@@ -82,7 +83,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(main, copied, co
     assert steps(copied / runs.LAST) == 40
 
 
-def test_without_a_whole_checkpoint_the_error_names_the_file(main, copied, corpus_file):
+def test_without_an_undamaged_checkpoint_the_error_names_the_file(main, copied, corpus_file):
     for name in (runs.LAST, runs.PREVIOUS):
         truncate(copied / name)
     before = (copied / runs.LAST).read_bytes()
@@ -94,27 +95,27 @@ def test_without_a_whole_checkpoint_the_error_names_the_file(main, copied, corpu
 
 def test_no_flipped_bit_goes_unnoticed(finished, tmp_path):
     """Wherever it is: the file is refused, or holds the same (padding and times of the archive mean nothing)."""
-    whole = (finished / RUN / runs.LAST).read_bytes()
+    complete = (finished / RUN / runs.LAST).read_bytes()
     expected = torch.load(finished / RUN / runs.LAST, weights_only=True)["state_dict"]
     chooser, path = random.Random(0), tmp_path / "flipped.ckpt"
     refused = 0
     for _ in range(150):
-        content = bytearray(whole)
+        content = bytearray(complete)
         content[chooser.randrange(len(content))] ^= 1 << chooser.randrange(8)
         path.write_bytes(content)
         try:
-            found = read_checkpoint(path)["state_dict"]
+            weights = read_checkpoint(path)["state_dict"]
         except UserError:
             refused += 1
         else:
-            assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+            assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
     assert refused > 75
 
 
 def test_a_truncated_checkpoint_is_refused_wherever_it_ends(finished, tmp_path):
-    whole, path = (finished / RUN / runs.LAST).read_bytes(), tmp_path / "short.ckpt"
-    for size in [1, 10, 1000, *range(5000, len(whole), 7001), len(whole) - 1]:
-        path.write_bytes(whole[:size])
+    complete, path = (finished / RUN / runs.LAST).read_bytes(), tmp_path / "short.ckpt"
+    for size in [1, 10, 1000, *range(5000, len(complete), 7001), len(complete) - 1]:
+        path.write_bytes(complete[:size])
         with pytest.raises(UserError):
             read_checkpoint(path)
 
@@ -341,9 +342,7 @@ TAMPERED = {
     "a list of weights": lambda c: c.update(state_dict=[1]),
     "a weight by number": lambda c: c["state_dict"].update({5: torch.zeros(1)}),
     "a weight in words": lambda c: c["state_dict"].update({"model.norm.weight": "x"}),
-    "a weight of whole numbers": lambda c: c["state_dict"].update(
-        {"model.norm.weight": torch.ones(16, dtype=torch.int8)}
-    ),
+    "a weight of integers": lambda c: c["state_dict"].update({"model.norm.weight": torch.ones(16, dtype=torch.int8)}),
     "a weight of another size": lambda c: c["state_dict"].update({"model.norm.weight": torch.ones(3)}),
     "a tokenizer of nothing": lambda c: c["TextDataModule"].update(tokenizer={}),
     "sequences in words": lambda c: c["TextDataModule"].update(validation_sequences="x"),
@@ -369,7 +368,7 @@ TAMPERED_TRAINING = {
 
 
 @pytest.mark.parametrize("how", [*TAMPERED, *TAMPERED_TRAINING])
-def test_what_is_whole_but_not_as_written_is_one_sentence(copied, main, how):
+def test_what_is_undamaged_but_not_as_written_is_one_sentence(copied, main, how):
     last = copied / runs.LAST
     content = torch.load(last, weights_only=True)
     (TAMPERED | TAMPERED_TRAINING)[how](content)
@@ -411,5 +410,5 @@ def test_a_directory_in_place_of_the_last_checkpoint_is_refused_at_once(copied, 
     last.mkdir()
     status, out, err = main("train.py", "fit", *TINY, "--ckpt_path=last")
     assert status == 1
-    assert "last.ckpt is no file, so that nothing could be saved there" in err
+    assert "last.ckpt is not a file, so nothing could be saved there" in err
     assert "run " not in out

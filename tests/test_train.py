@@ -111,19 +111,19 @@ def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(
     assert [path.name for path in (tmp_path / "runs/default").iterdir()] == ["version_0"]
 
     ours = torch.load(checkpoints / "last.ckpt", weights_only=True)
-    whole = torch.load(finished / "runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
-    for name, tensor in whole["state_dict"].items():
+    uninterrupted = torch.load(finished / "runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
+    for name, tensor in uninterrupted["state_dict"].items():
         assert torch.equal(ours["state_dict"][name], tensor), name
-    for parameter, state in whole["optimizer_states"][0]["state"].items():
+    for parameter, state in uninterrupted["optimizer_states"][0]["state"].items():
         for name, tensor in state.items():
             assert torch.equal(ours["optimizer_states"][0]["state"][parameter][name], tensor), (parameter, name)
 
     # TensorBoard shows one curve, the same as if nothing had happened (but for speed).
-    ours, whole = scalars(checkpoints.parent), scalars(finished / "runs/default/version_0")
-    assert set(ours) == set(whole)
+    ours, uninterrupted = scalars(checkpoints.parent), scalars(finished / "runs/default/version_0")
+    assert set(ours) == set(uninterrupted)
     assert [step for step, _ in ours["depth_scan/entropy/layer_00"]] == [19, 39, 59]
-    for tag in set(whole) - {"train/tokens_per_second", "train/mfu"}:
-        assert ours[tag] == whole[tag], tag
+    for tag in set(uninterrupted) - {"train/tokens_per_second", "train/mfu"}:
+        assert ours[tag] == uninterrupted[tag], tag
 
 
 def test_resuming_with_nothing_to_resume_says_so(tmp_path, corpus_file):
@@ -144,17 +144,17 @@ def test_resuming_with_nothing_to_resume_says_so(tmp_path, corpus_file):
         (["--model.learning_rate=fast"], "model.learning_rate"),
         (["--model.gpt.n_head=3"], "must be a multiple of n_head (3)"),
         (["--model.learning_rate=-1"], "-1 is out of range: it must be above 0 and finite"),
-        (["--trainer.accumulate_grad_batches=0"], "accumulate_grad_batches is 0 but must be at least 1"),
-        (["--trainer.accumulate_grad_batches=99999999999999999999"], "accumulate_grad_batches is 99999999999999999999"),
-        (["--trainer.val_check_interval=0"], "val_check_interval is 0 but must be above 0"),
-        (["--trainer.check_val_every_n_epoch=0"], "check_val_every_n_epoch is 0 but must be at least 1"),
-        (["--trainer.num_sanity_val_steps=-9"], "num_sanity_val_steps is -9 but must be at least -1"),
-        ([f"--model.decay_steps={10**400}"], "model.decay_steps"),
+        (["--trainer.accumulate_grad_batches=0"], "accumulate_grad_batches: 0 is out of range: it must be at least 1"),
+        (["--trainer.accumulate_grad_batches=99999999999999999999"], "99999999999999999999 is out of range"),
+        (["--trainer.val_check_interval=0"], "val_check_interval: 0 is out of range: it must be above 0"),
+        (["--trainer.check_val_every_n_epoch=0"], "check_val_every_n_epoch: 0 is out of range: it must be at least 1"),
+        (["--trainer.num_sanity_val_steps=-9"], "num_sanity_val_steps: -9 is out of range: it must be at least -1"),
+        ([f"--model.decay_steps={10**400}"], "is out of range: it must be at least 1"),
         (["--experiment=../../x"], "must be the name of a directory under runs_dir"),
         (["--experiment=a\udcff"], "must be UTF-8"),
         (["--runs_dir=a\0b"], "must be UTF-8, without NUL"),
         (["--text_samples.prompt=caf\udce9"], "not UTF-8"),
-        (["--trainer.gradient_clip_val=-1"], "gradient_clip_val is -1 but must be 0 (never) or more"),
+        (["--trainer.gradient_clip_val=-1"], "-1 is out of range: it must be at least 0 (never clip)"),
         (["--experiment=/x"], "must be the name of a directory under runs_dir"),
         (["--text_samples.temperature=-1"], "it must be at least 0 and finite"),
         (["--depth_scan.n_sequences=0"], "n_sequences is 0"),

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 import callbacks
-from gpt_lightning.analysis import analyse
+from cli.analysis import analyse
 from gpt_lightning.checkpoint import LoadedCheckpoint, load_checkpoint
 from gpt_lightning.data.tokenizer import load_tokenizer
 from gpt_lightning.decoding.options import Sampling
@@ -144,8 +144,8 @@ def test_it_is_never_written(main, loaded):
 def test_it_is_no_guess_of_the_logit_lens_and_named_nowhere(loaded, monkeypatch):
     drawn, draw = [], plots.logit_lens_figure
     monkeypatch.setattr(plots, "logit_lens_figure", lambda *figures: drawn.append(figures) or draw(*figures))
-    found, _, written = analyse(LAST, None, None, "cpu", None, False, None)
-    assert found.lens.top_tokens.max() < N_IDS
+    result, _, written = analyse(LAST, None, None, "cpu", None, False, None)
+    assert result.lens.top_tokens.max() < N_IDS
     ((_, _, _, guesses, _),) = drawn
     assert guesses
     assert not any(label.startswith("<") and label != "<|endoftext|>" for row in guesses for label in row)

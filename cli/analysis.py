@@ -1,10 +1,10 @@
 """One checkpoint, analysed: load, look, draw, write. The numbers and pictures come from interpret/."""
 
 import json
-import pydoc_data.topics
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -31,7 +31,9 @@ from gpt_lightning.interpret.study import Study, study
 MAX_SEQUENCES = 8
 SHOWN_TOKENS = 48  # in the attention galleries: as many as can be labelled
 EXPLORED_TOKENS = 128  # in the report's text to point at
-POOLED_FROM = 129  # tokens: longer sequences get pooled pictures of their whole length
+POOLED_FROM = 129  # tokens: longer sequences get pooled pictures of their entire length
+
+Drawing = tuple[str, str, Callable[[], bytes]]  # file, kind of picture for the report, and what draws the PNG
 
 
 def analyse(
@@ -51,11 +53,11 @@ def analyse(
         text: File to scan on; None means the validation text that the checkpoint carries.
         device: "auto", "cpu" or "cuda".
         compare: Another checkpoint, to put beside this one.
-        with_ablation: Whether to ablate every head, which is nearly all of the time.
+        with_ablation: Whether to ablate every head, which takes nearly all of the time.
         tokenizer: Of checkpoints from elsewhere that come without.
 
     Returns:
-        What was found, what the other checkpoint is like, and the files written.
+        The study, what the other checkpoint is like, and the files written.
 
     Raises:
         UserError: a checkpoint, the text or the device can't be used.
@@ -66,26 +68,17 @@ def analyse(
     beside = checkpoint if checkpoint.is_dir() else checkpoint.parent
     output = output or (runs.run_of(checkpoint) or beside) / "analysis"
     tokens, source = sequences_to_scan(loaded, text)
+    is_own_text = tokens is loaded.validation_sequences
     # Scans of another text do not go on where those of the run left off.
-    history = loaded.scans if text is None else []
+    history = loaded.scans if is_own_text else []
     loaded.model.to(where)
-    n_layer = loaded.model.config.n_layer
-    pooled = tokens.size(1) >= POOLED_FROM
-    pictures_to_draw = 4 + with_ablation + bool(history) + (compare is not None) + n_layer * (1 + pooled)
-    steps = 4 + n_layer * with_ablation + (compare is not None) + pictures_to_draw
-    written: list[Path] = []
-    with tqdm(total=steps, unit="step", leave=False) as bar:
+    with tqdm(unit=" steps", leave=False) as bar:
 
         def on_progress(what: str) -> None:
-            bar.set_description(what)
+            bar.set_description_str(what)
             bar.update()
 
-        def write(name: str, content: bytes) -> None:
-            with atomic_file(output / name) as file:
-                file.write(content)
-            written.append(output / name)
-
-        found = study(
+        result = study(
             loaded.model,
             tokens,
             loaded.step,
@@ -93,104 +86,110 @@ def analyse(
             history,
             with_ablation,
             on_progress,
+            known_text=is_own_text,
             n_ids=loaded.encoding.n_vocab,
         )
         comparison = None
         if other is not None:
             on_progress("comparing")
-            comparison = compared(loaded, tokens, found, other, str(compare), text, where)
-        report = found.to_json()
-        if comparison is not None:
-            report["compared_with"] = comparison.to_json()
-        write("depth_scan.json", (json.dumps(report, indent=1) + "\n").encode())
-        pictures = []
-        for picture in draw(loaded, tokens[0], found, history, comparison, str(checkpoint)):
-            on_progress("drawing")
-            pictures.append(picture)
-            write(picture.file, picture.png)
-        explorer = explore(loaded, tokens[0], found)
-        page = report_html(found, str(checkpoint), source, pictures, explorer, comparison)
-        write("report.html", page.encode())
-    return found, comparison, written
+            comparison = compared(loaded, tokens, other, str(compare), text, where)
+
+    name, contents = str(checkpoint), {}
+    pictures = drawings(loaded, tokens[0], result, history, comparison, name)
+
+    def findings() -> bytes:
+        other = {} if comparison is None else {"compared_with": comparison.to_json()}
+        return (json.dumps(result.to_json() | other, indent=1) + "\n").encode()
+
+    def report() -> bytes:
+        shown = [Picture(file, kind, contents[file]) for file, kind, _ in pictures]
+        explorer = explore(loaded, tokens[0], result)
+        return report_html(result, name, source, shown, explorer, comparison).encode()
+
+    files = [
+        ("depth_scan.json", findings),
+        *((file, draw) for file, _, draw in pictures),
+        ("report.html", report),
+    ]
+    for file, content in tqdm(files, "drawing", unit=" files", leave=False):
+        contents[file] = content()
+        with atomic_file(output / file) as opened:
+            opened.write(contents[file])
+    return result, comparison, [output / file for file in contents]
 
 
-def draw(
+def drawings(
     loaded: LoadedCheckpoint,
     sequence_T: Tensor,
-    found: Study,
+    result: Study,
     history: list[dict],
     comparison: Comparison | None,
     name: str,
-) -> Iterator[Picture]:
-    """Every picture, one after the other: first what is most worth a look."""
-    scan, label = found.scan, partial(token_label, loaded.encoding)
+) -> list[Drawing]:
+    """Every picture, first what is most worth a look."""
+    scan, label = result.scan, partial(token_label, loaded.encoding)
     labels = [label(token) for token in sequence_T[:SHOWN_TOKENS].tolist()]
-    yield picture("depth_scan.png", "overview", figures.overview(scan))
-    if comparison is not None:
-        figure = plots.compare_figure(scan, comparison.scan, (name, comparison.name))
-        yield picture("comparison.png", "comparison", figure)
-    if history:
-        records = [*history, scan.record()]
-        values = torch.tensor([[layer["normalized_entropy"] for layer in record["layers"]] for record in records])
-        figure = figures.entropy_over_time([record["step"] for record in records], values)
-        yield picture("entropy_over_time.png", "entropy over time", figure)
     maps = attention_maps(loaded.model, sequence_T, SHOWN_TOKENS)
-    figure = galleries.head_gallery(galleries.panels_of_note(scan, maps), labels, galleries.NOTE_TITLE)
-    yield picture("attention/heads_of_note.png", "heads of note", figure)
-    if found.ablation is not None:
-        yield picture("ablation.png", "ablation", draw_ablation(found))
-    lens = found.lens
+    pictures: list[Drawing] = []
+
+    def add(file: str, kind: str, draw: Callable[..., Figure | Drawn], *arguments: Any) -> None:
+        pictures.append((file, kind, lambda: figures.figure_to_png(draw(*arguments))))
+
+    add("depth_scan.png", "overview", figures.overview, scan)
+    if comparison is not None:
+        names = (name, comparison.name)
+        add("comparison.png", "comparison", plots.compare_figure, scan, comparison.scan, names)
+    if history:
+        add("entropy_over_time.png", "entropy over time", draw_entropy, [*history, scan.record()])
+    of_note = galleries.panels_of_note(scan, maps)
+    add("attention/heads_of_note.png", "heads of note", galleries.head_gallery, of_note, labels, galleries.NOTE_TITLE)
+    if result.ablation is not None:
+        add("ablation.png", "ablation", draw_ablation, result)
+    lens = result.lens
     guesses = [[label(token) for token in row] for row in lens.top_tokens.tolist()]
-    figure = plots.logit_lens_figure(
-        lens.cross_entropy, lens.kl_to_final, lens.top1_agreement, guesses, labels[: len(guesses[0])]
-    )
-    yield picture("logit_lens.png", "logit lens", figure)
-    yield picture("similarity.png", "similarity", plots.similarity_figure(found.similarity))
+    numbers = (lens.cross_entropy, lens.kl_to_final, lens.top1_agreement)
+    add("logit_lens.png", "logit lens", plots.logit_lens_figure, *numbers, guesses, labels[: len(guesses[0])])
+    add("similarity.png", "similarity", plots.similarity_figure, result.similarity)
     for layer, pattern in enumerate(maps):
-        figure = galleries.attention_gallery(pattern, labels, scan.verdicts[layer], layer)
-        yield picture(f"attention/layer_{layer:02d}.png", "layer", figure)
+        arguments = (pattern, labels, scan.verdicts[layer], layer)
+        add(f"attention/layer_{layer:02d}.png", "layer", galleries.attention_gallery, *arguments)
     if len(sequence_T) >= POOLED_FROM:
         for layer, (mean, largest) in enumerate(attention_pooled_maps(loaded.model, sequence_T)):
-            figure = galleries.pooled_gallery(mean, largest, len(sequence_T), scan.verdicts[layer], layer)
-            yield picture(f"attention/layer_{layer:02d}_pooled.png", "pooled", figure)
+            arguments = (mean, largest, len(sequence_T), scan.verdicts[layer], layer)
+            add(f"attention/layer_{layer:02d}_pooled.png", "pooled", galleries.pooled_gallery, *arguments)
+    return pictures
 
 
-def picture(file: str, kind: str, figure: Figure | Drawn) -> Picture:
-    """Drawn now, so that only its bytes stay in memory."""
-    return Picture(file, kind, figures.figure_to_png(figure))
+def draw_entropy(records: list[dict]) -> Figure | Drawn:
+    """Every layer's entropy at every scan."""
+    values = torch.tensor([[layer["normalized_entropy"] for layer in record["layers"]] for record in records])
+    return figures.entropy_over_time([record["step"] for record in records], values)
 
 
-def draw_ablation(found: Study) -> Figure:
+def draw_ablation(result: Study) -> Figure:
     """Every head's and every layer's change of the loss."""
-    heads = [[interval(delta_n) for delta_n in layer] for layer in found.ablation.head_delta_LHn]
+    heads = [[interval(delta_n) for delta_n in layer] for layer in result.ablation.head_delta_LHn]
     mean_LH3 = torch.tensor(heads)
     excludes_0_LH = (mean_LH3[..., 1] > 0) | (mean_LH3[..., 2] < 0)
-    attention_L3 = torch.tensor([interval(delta_n) for delta_n in found.ablation.attention_delta_Ln])
+    attention_L3 = torch.tensor([interval(delta_n) for delta_n in result.ablation.attention_delta_Ln])
     return plots.ablation_figure(mean_LH3[..., 0], excludes_0_LH, *attention_L3.unbind(-1))
 
 
-def explore(loaded: LoadedCheckpoint, sequence_T: Tensor, found: Study) -> str:
+def explore(loaded: LoadedCheckpoint, sequence_T: Tensor, result: Study) -> str:
     """The report's text to point at, beginning with the head most worth a look."""
     shown = sequence_T[:EXPLORED_TOKENS]
     labels = [token_label(loaded.encoding, token) for token in shown.tolist()]
-    start = galleries.choose_heads(found.scan)[0]
-    return attention_explorer(attention_maps(loaded.model, shown, EXPLORED_TOKENS), labels, found.scan.verdicts, start)
+    start = galleries.choose_heads(result.scan)[0]
+    maps = attention_maps(loaded.model, shown, EXPLORED_TOKENS)
+    return attention_explorer(maps, labels, result.scan.verdicts, start)
 
 
 def compared(
-    loaded: LoadedCheckpoint,
-    tokens: Tensor,
-    found: Study,
-    other: LoadedCheckpoint,
-    name: str,
-    text: Path | None,
-    where: torch.device,
+    loaded: LoadedCheckpoint, tokens: Tensor, other: LoadedCheckpoint, name: str, text: Path | None, where: torch.device
 ) -> Comparison:
     """The other checkpoint, scanned on the same tokens if both have one tokenizer, else on its own of the same text."""
-    length = min(tokens.size(1), other.model.config.context_length)
-    same = same_tokenizer(tokenizer_state(loaded.encoding), tokenizer_state(other.encoding)) and length == tokens.size(
-        1
-    )
+    fits = tokens.size(1) <= other.model.config.context_length
+    same = fits and same_tokenizer(tokenizer_state(loaded.encoding), tokenizer_state(other.encoding))
     other_tokens = tokens if same else sequences_to_scan(other, text)[0]
     other.model.to(where)
     own = other.validation_sequences
@@ -201,11 +200,15 @@ def compared(
 
 
 def sequences_to_scan(loaded: LoadedCheckpoint, text: Path | None) -> tuple[Tensor, str]:
-    """Up to 8 sequences, (n, T) int64, and in words where they are from."""
+    """Up to 8 sequences, (n, T) int64, and in words where they are from.
+
+    Raises:
+        UserError: the text can't be read, or is too short.
+    """
     if text is None and loaded.validation_sequences is not None:
         return loaded.validation_sequences, "the run's validation text"
     if text is None:
-        content, source = "\n\n".join(pydoc_data.topics.topics.values()).encode(), "Python's documentation"
+        content, source = pythons_documentation(), "Python's documentation"
     else:
         content, source = read_beginning(text, loaded.model.config.context_length), str(text)
     tokens = torch.from_numpy(encode_bytes(loaded.encoding, content).astype("int64"))
@@ -215,6 +218,15 @@ def sequences_to_scan(loaded: LoadedCheckpoint, text: Path | None) -> tuple[Tens
     n = min(MAX_SEQUENCES, len(tokens) // length)
     # Of a text that repeats itself each sequence once: the same one again is no evidence.
     return tokens[: n * length].view(n, length).unique(dim=0), source
+
+
+def pythons_documentation() -> bytes:
+    """English text that every Python should have; UserError where it is missing."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise UserError("This Python comes without its documentation (pydoc_data): give a --text.") from error
+    return "\n\n".join(topics.values()).encode()
 
 
 def read_beginning(path: Path, context_length: int) -> bytes:

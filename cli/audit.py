@@ -1,7 +1,7 @@
 """`train.py audit`: proves that stopping and resuming changes nothing, for a user's own configuration and machine.
 
-It trains some steps straight, and again with a stop in between, as processes of their own like any run, in a temporary
-directory, and compares what each batch held, each loss, and the weights and optimiser state at the end.
+It trains some steps straight, and again with a stop in between, in a temporary directory and in processes of their own
+like any run, and compares what each batch held, each loss, and the weights and optimiser state at the end.
 """
 
 import json
@@ -18,15 +18,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gpt_lightning import runs
-from gpt_lightning.checkpoint import read_checkpoint
+from gpt_lightning.checkpoints.content import read_checkpoint
 from gpt_lightning.cli_errors import OneLineParser
 from gpt_lightning.errors import UserError
+from gpt_lightning.ranges import number_type
 
 TRAIN = Path(__file__).parent.parent / "train.py"
+Steps = number_type("Steps", int, "at least 2, with a stop in between", (">=", 2))
 
 
 def main(arguments: list[str]) -> int:
-    """Run the audit that the command line asks for, and say in one line what came out.
+    """Run the audit that the command line asks for, and print the result in one line.
 
     Returns:
         The exit status: 0 if resuming is exact, 1 if it is not.
@@ -36,10 +38,8 @@ def main(arguments: list[str]) -> int:
     """
     parser = OneLineParser(prog="train.py audit", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="start from here, with the configuration beside it")
-    parser.add_argument("--steps", type=int, default=20, help="optimiser steps to train (default %(default)s)")
+    parser.add_argument("--steps", type=Steps, default=20, help="optimiser steps to train (default %(default)s)")
     args, options = parser.parse_known_args(arguments)
-    if args.steps < 2:
-        parser.error(f"--steps is {args.steps} but must be at least 2")
     start = 0
     if args.checkpoint is not None:
         start = read_checkpoint(args.checkpoint)["global_step"]
@@ -90,7 +90,8 @@ def beside(checkpoint: Path, end: int) -> list[str]:
 
 
 def train(directory: Path, checkpoint: Path | None, options: list[str], stop_at: int, bar: tqdm) -> None:
-    """Run train.py until a step in `directory`, from a checkpoint, or from the one that is there, or from the start.
+    """Run train.py in `directory` until a step, beginning with a checkpoint: the one given, else the one that is there,
+    else none.
 
     Raises:
         UserError: it failed, or ended before that step.
@@ -120,7 +121,7 @@ def train(directory: Path, checkpoint: Path | None, options: list[str], stop_at:
 
 
 def batches(trail: Path) -> int:
-    """How many batches were written down."""
+    """How many batches a run has written down so far."""
     return sum(path.read_bytes().count(b"\n") for path in trail.glob("*.jsonl"))
 
 
@@ -145,7 +146,8 @@ def compare(straight: Path, other: Path) -> list[str]:
 
 
 def largest_difference(a: Any, b: Any) -> float:
-    """Between the numbers of two equal structures of tensors, dicts and lists; infinite if they are not equal."""
+    """The largest difference between numbers in the same place of two structures of tensors, dicts and lists; infinite
+    if the structures differ."""
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape:
         return 0.0 if torch.equal(a, b) else (a.double() - b.double()).abs().max().item() or float("inf")
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():

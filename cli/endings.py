@@ -1,0 +1,119 @@
+"""How a run ends, in words: what was trained and what is saved, the command to go on with, and the exit status."""
+
+import errno
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+import callbacks
+from callbacks.lost_process import lost_a_process
+from gpt_lightning import runs
+from gpt_lightning.checkpoints.content import read_checkpoint
+from gpt_lightning.errors import UserError
+from gpt_lightning.interpret.alarms import what_is_wrong
+
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+@rank_zero_only
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print once, whatever the number of ranks."""
+    print(text, file=file, flush=True)
+
+
+@contextmanager
+def said(trainer: L.Trainer, subcommand: str, run_dir: Path, checkpoint: Path | None) -> Iterator[None]:
+    """Say how to go on, however the block ends; after a signal, exit with the customary status.
+
+    Args:
+        trainer: What runs in the block.
+        subcommand: fit, validate or test.
+        run_dir: Directory of the run.
+        checkpoint: What the run goes on from, or what is validated or tested.
+
+    Raises:
+        SystemExit: after a signal, or when another process of the run is gone.
+        UserError: in place of an error that one sentence tells the user better.
+    """
+    try:
+        yield
+    except (callbacks.Stopped, SIGTERMException) as stop:
+        say(f"{str(stop) or 'Stopped by SIGTERM'} after {how_to_go_on(trainer, run_dir)}")
+        # Lightning kills rank zero when another ends with anything but 0.
+        number = stop.signal if isinstance(stop, callbacks.Stopped) else signal.SIGTERM
+        raise SystemExit(128 + number if rank_zero_only.rank == 0 else 0) from None
+    except SystemExit:  # what Lightning makes of a second Ctrl-C
+        if trainer.state.status == TrainerStatus.INTERRUPTED:
+            say(f"Interrupted after {how_to_go_on(trainer, run_dir)}")
+            raise SystemExit(128 + signal.SIGINT) from None
+        raise
+    except Exception as error:
+        if subcommand == "fit" and trainer.global_step:
+            say(f"Ended by an error after {how_to_go_on(trainer, run_dir)}")
+        if trainer._checkpoint_connector._loaded_checkpoint and not isinstance(error, UserError):
+            problem = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"No run can go on from {checkpoint}: some of it is not as train.py wrote it ({problem})."
+            ) from error
+        if lost_a_process(error):  # callbacks.LostProcess has said so
+            raise SystemExit(1) from None
+        if isinstance(error, OSError) and error.errno in DISK_FULL and error.filename is None:  # TensorBoard's
+            raise UserError(f"{run_dir} could not be written ({error.strerror}): make room for it.") from error
+        raise
+
+
+def summary(trainer: L.Trainer, run_dir: Path, sample: str, stopped_by: str | None) -> str:
+    """What a run that came to its end leaves behind, in words.
+
+    Args:
+        trainer: What ran.
+        run_dir: Directory of the run.
+        sample: Text that the network wrote.
+        stopped_by: What ended it before all steps were made, in words.
+    """
+    scan = next(callback for callback in trainer.callbacks if isinstance(callback, callbacks.DepthScan))
+    if scan.stopped_by is not None:
+        stopped_by = "an alarm of the depth scan"
+    return (
+        f"\nA sample:\n{sample.strip()}\n\n"
+        + ("" if scan.result is None else f"Depth scan: {what_is_wrong(scan.result.step, scan.result.alarms)}\n")
+        + f"Stopped{f' by {stopped_by}' if stopped_by else ''} after {trainer.global_step:,} optimiser steps.\n"
+        f"The run lies in   {run_dir}\n"
+        f"Look at it with   tensorboard --logdir {run_dir.parent.parent}\n"
+        f"Analyse it with   python analyze.py --checkpoint {run_dir / runs.LAST}\n"
+        f"Go on with        {resume_command(trainer)}"
+    )
+
+
+def how_to_go_on(trainer: L.Trainer, run_dir: Path) -> str:
+    """How many steps were made, how many of them are saved, and the command to resume."""
+    made, checkpoints = trainer.global_step, (run_dir / runs.LAST, run_dir / runs.PREVIOUS)
+    last = next((path for path in checkpoints if path.is_file()), None)
+    if last is None:
+        return f"{made:,} optimiser steps, of which none was saved."
+    kept = read_checkpoint(last)["global_step"]
+    saved = "all saved" if kept == made else f"of which {kept:,} are saved"
+    return f"{made:,} optimiser steps, {saved}. Go on with  {resume_command(trainer)}"
+
+
+def resume_command(trainer: L.Trainer) -> str:
+    """This call again, going on from the last checkpoint, and for twice as long if it came to its end."""
+    given = [argument for argument in sys.argv[1:] if not argument.startswith("--ckpt_path=")]
+    if "--ckpt_path" in given:
+        at = given.index("--ckpt_path")
+        del given[at : at + 2]
+    done = 0 < trainer.max_steps <= trainer.global_step
+    longer = ["--trainer.max_steps", str(2 * trainer.max_steps)] if done else []
+    epochs = trainer.max_epochs or -1
+    if 0 < epochs <= trainer.current_epoch:
+        longer += ["--trainer.max_epochs", str(2 * epochs)]
+    return shlex.join(["python", "train.py", *given, "--ckpt_path", "last", *longer])

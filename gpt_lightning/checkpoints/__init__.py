@@ -1,0 +1,1 @@
+"""Checkpoints: what a file holds, and loading what others wrote."""

@@ -1,0 +1,138 @@
+"""The content of a checkpoint that train.py wrote, as plain types and tensors: reading, checking and asking it.
+
+Nothing here builds a network, and nothing knows other projects' checkpoints.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+import torch
+from packaging.version import InvalidVersion, Version
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from gpt_lightning.data.tokenizer import tokenizer_from_state
+from gpt_lightning.errors import UserError
+from gpt_lightning.model import GPT, GPTConfig
+from gpt_lightning.torch_files import read_content
+
+NETWORK_PREFIX = "model."  # GPTModule keeps the network in `.model`
+DATA_KEY = "TextDataModule"  # Lightning saves a datamodule's state under the name of its class
+MALFORMED = (TypeError, KeyError, ValueError, AttributeError)  # where something of another type stands
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The raw checkpoint, as plain types and tensors mapped from the file. Nothing in it is executed (weights_only).
+
+    Raises:
+        DamagedCheckpoint: the file is truncated, or some of its content is not what was written.
+        UserError: the file is missing, not a checkpoint, or not one of this project.
+    """
+    path = Path(path)
+    checkpoint = read_content(path)
+    check_content(checkpoint, path)
+    return checkpoint
+
+
+def is_ours(content: Any) -> bool:
+    """Whether what a file holds looks like a checkpoint that train.py wrote."""
+    return isinstance(content, dict) and DATA_KEY in content
+
+
+def check_content(checkpoint: Any, path: Path) -> None:
+    """Raise UserError unless train.py wrote this."""
+    try:
+        check_structure(checkpoint)
+    except MALFORMED as error:
+        raise UserError(f"{path} is not a checkpoint that this project's train.py wrote.") from error
+
+
+def check_structure(checkpoint: dict[str, Any]) -> None:
+    """Raise one of MALFORMED unless everything that readers need is there, of the type it has to be."""
+    saved_config(checkpoint)
+    step, weights, data = checkpoint["global_step"], checkpoint["state_dict"], checkpoint[DATA_KEY]
+    sequences, scans = data.get("validation_sequences"), scans_in(checkpoint)
+    as_written = {
+        "tokenizer": isinstance(data["tokenizer"], dict),
+        "global_step": isinstance(step, int) and 0 <= step < 2**53,
+        "state_dict": all(
+            isinstance(name, str) and isinstance(values, Tensor) and values.is_floating_point()
+            for name, values in weights.items()
+        ),
+        "validation_sequences": sequences is None
+        or (isinstance(sequences, Tensor) and sequences.dim() == 2 and not sequences.is_floating_point()),
+        "scans": all(isinstance(scan["step"], int) for scan in scans),
+    }
+    tensors = [leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor)]
+    # A tensor may claim to be larger than what is stored, repeating it.
+    as_written["stored"] = all(t.nbytes <= t.untyped_storage().nbytes() for t in tensors)
+    if not all(as_written.values()):
+        raise ValueError(str(as_written))
+
+
+def check_training_state(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raise UserError unless a run can go on from a checkpoint; Lightning would begin anew where a part is missing."""
+    needed = {"optimizer_states", "lr_schedulers", "loops"}
+    places = {"state_dict", "epoch_progress", "epoch_loop.state_dict", "epoch_loop.batch_progress"}
+    loops = checkpoint.get("loops")
+    is_there = needed <= checkpoint.keys() and isinstance(loops, dict) and places <= set(loops.get("fit_loop", ()))
+    try:
+        Version(checkpoint.get("pytorch-lightning_version"))
+    except (InvalidVersion, TypeError):
+        is_there = False
+    if not is_there:
+        raise UserError(f"{path} does not say where its run was: no run can go on from it.")
+
+
+def scans_in(checkpoint: dict[str, Any]) -> list[dict]:
+    """Records of the depth scans so far, oldest first."""
+    return checkpoint.get("callbacks", {}).get("DepthScan", {}).get("history", [])
+
+
+def saved_config(checkpoint: dict[str, Any]) -> GPTConfig:
+    """Sizes and options of the network in a checkpoint."""
+    return GPTConfig(**checkpoint["hyper_parameters"]["gpt"])
+
+
+def saved_tokenizer(checkpoint: dict[str, Any], path: str | Path) -> tiktoken.Encoding:
+    """The tokenizer in a checkpoint; UserError if it can't be used."""
+    try:
+        return tokenizer_from_state(checkpoint[DATA_KEY]["tokenizer"])
+    except MALFORMED as error:
+        raise UserError(f"The tokenizer in {path} can't be used: {error}.") from error
+
+
+def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights by their names in the network."""
+    weights = checkpoint["state_dict"].items()
+    return {name.removeprefix(NETWORK_PREFIX): w for name, w in weights if name.startswith(NETWORK_PREFIX)}
+
+
+def check_weights(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raise UserError unless the weights are those of a network of the sizes that are stated beside them."""
+    weights, config = network_weights(checkpoint), saved_config(checkpoint)
+    try:
+        if config.n_layer > len(weights) or f"blocks.{config.n_layer - 1}.mlp.down.weight" not in weights:
+            raise RuntimeError("another number of layers")
+        with torch.device("meta"):
+            GPT(config).load_state_dict(weights, assign=True)
+    except (RuntimeError, MemoryError) as error:
+        raise UserError(f"The weights in {path} don't fit the network sizes stated beside them.") from error
+
+
+def check_same_network(checkpoint: dict[str, Any], config: GPTConfig, path: str | Path) -> None:
+    """Raise UserError naming every field of the network in which a checkpoint differs from the configuration.
+
+    Dropout may differ: it has no weights.
+    """
+    saved = asdict(saved_config(checkpoint))
+    wanted = asdict(config)
+    differences = [f"{k} {saved[k]} (not {wanted[k]})" for k in saved if k != "dropout" and saved[k] != wanted[k]]
+    if differences:
+        raise UserError(
+            f"{path} holds another network than the configuration: it has {', '.join(differences)}. Give the "
+            "configuration it was trained with (config.yaml in its run directory) with --config."
+        )
+    check_weights(checkpoint, path)
