@@ -21,9 +21,9 @@ def main() -> None:
     extent = Extent(args.samples, args.tokens, args.stop, args.slide)
 
     # These import torch: after parsing, so that --help and a mistyped option answer at once.
-    from gpt_lightning.checkpoint import load_checkpoint
     from gpt_lightning.device import choose_device
     from gpt_lightning.faults import bad_weights
+    from gpt_lightning.interop.any_checkpoint import load_checkpoint
     from gpt_lightning.text import generate_texts
 
     device = choose_device(args.device)

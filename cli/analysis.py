@@ -12,11 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gpt_lightning import runs
-from gpt_lightning.checkpoint import LoadedCheckpoint, load_checkpoint
+from gpt_lightning.checkpoints.load import LoadedCheckpoint
 from gpt_lightning.data.tokenizer import encode_bytes, same_tokenizer, tokenizer_state
 from gpt_lightning.device import choose_device
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import atomic_file
+from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from gpt_lightning.interpret import figures, galleries, plots
 from gpt_lightning.interpret.ablation import interval
 from gpt_lightning.interpret.hover import attention_explorer

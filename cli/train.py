@@ -19,8 +19,8 @@ from cli import audit, endings
 from cli.endings import say
 from cli.settings import settle
 from gpt_lightning import runs
-from gpt_lightning.checkpoint import LoadedCheckpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
+from gpt_lightning.checkpoints.load import LoadedCheckpoint
 from gpt_lightning.cli_errors import usage_error
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import same_tokenizer, tokenizer_state

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from cli.analysis import sequences_to_scan
-from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_state
+from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from gpt_lightning.model import GPT, GPTConfig
 from tests.command_line import TINY, command, environment, run
 from tests.conftest import REPO

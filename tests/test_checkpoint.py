@@ -1,17 +1,16 @@
 """Reading and writing checkpoints: atomic files, plain data, one clear sentence."""
 
-import subprocess
-import sys
 from dataclasses import asdict
 
 import pytest
 import torch
 
 from cli.analysis import sequences_to_scan
-from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_state
 from gpt_lightning.errors import UserError
+from gpt_lightning.interop import any_checkpoint
+from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from gpt_lightning.model import GPT, GPTConfig
 from tests.conftest import REPO
 
@@ -55,13 +54,10 @@ def test_other_files_are_not_taken_for_checkpoints(tmp_path, content):
         load_checkpoint(tmp_path / "other.ckpt")
 
 
-def test_our_own_checkpoint_is_read_without_a_thought_of_other_formats():
-    script = (
-        "import sys; from gpt_lightning.checkpoint import load_checkpoint; load_checkpoint(sys.argv[1])\n"
-        "print([name for name in sys.modules if 'interop' in name or 'safetensors' in name])"
-    )
-    ours = REPO / "tests/old_checkpoints/gpt2.ckpt"
-    assert subprocess.check_output([sys.executable, "-c", script, ours], cwd=REPO, text=True) == "[]\n"
+def test_our_own_checkpoint_is_recognised_before_other_formats_are_tried(monkeypatch):
+    for other in ("is_nanogpt", "is_plain", "load_huggingface"):
+        monkeypatch.setattr(any_checkpoint, other, None)
+    assert load_checkpoint(REPO / "tests/old_checkpoints/gpt2.ckpt").step == 20
 
 
 def test_without_validation_text_there_are_no_sequences_to_look_at(tmp_path):

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from gpt_lightning import runs
-from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
 from gpt_lightning.checkpoints.content import read_checkpoint
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import atomic_file
+from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from gpt_lightning.torch_files import DamagedCheckpoint
 from tests.command_line import TINY, command, environment, run
 from tests.conftest import REPO

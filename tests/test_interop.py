@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.data.tokenizer import encode_bytes, load_tokenizer, same_tokenizer, tokenizer_state
 from gpt_lightning.decoding.options import Sampling
 from gpt_lightning.errors import UserError
 from gpt_lightning.generation import generate
 from gpt_lightning.interop import load_huggingface, load_nanogpt, load_plain, save_huggingface, save_plain
+from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from gpt_lightning.interop.tokenizer import find_tokenizer, save_tokenizer
 from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
 

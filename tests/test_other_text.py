@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpt_lightning.checkpoint import load_checkpoint
 from gpt_lightning.checkpoints.content import DATA_KEY
+from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from tests.command_line import TINY, run
 
 LAST = "runs/default/version_0/checkpoints/last.ckpt"

@@ -9,10 +9,11 @@ import yaml
 
 import callbacks
 from cli.analysis import analyse
-from gpt_lightning.checkpoint import LoadedCheckpoint, load_checkpoint
+from gpt_lightning.checkpoints.load import LoadedCheckpoint
 from gpt_lightning.data.tokenizer import load_tokenizer
 from gpt_lightning.decoding.options import Sampling
 from gpt_lightning.interop import save_huggingface
+from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from gpt_lightning.interpret import plots
 from gpt_lightning.model import GPT, GPTConfig
 from gpt_lightning.text import generate_text

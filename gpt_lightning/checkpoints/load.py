@@ -1,7 +1,8 @@
-"""Loading a checkpoint outside training: network, tokenizer and a little text, without the corpus or Lightning."""
+"""Loading a checkpoint of train.py outside training: network, tokenizer and a little text, without corpus or Lightning."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tiktoken
 from torch import Tensor
@@ -10,14 +11,12 @@ from gpt_lightning.checkpoints.content import (
     DATA_KEY,
     check_content,
     check_weights,
-    is_ours,
     network_weights,
     saved_config,
     saved_tokenizer,
     scans_in,
 )
 from gpt_lightning.model import GPT
-from gpt_lightning.torch_files import read_content
 
 
 @dataclass
@@ -31,24 +30,12 @@ class LoadedCheckpoint:
     scans: list[dict] = field(default_factory=list)  # of the depth scans before this step, see interpret.result
 
 
-def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedCheckpoint:
-    """Load the network and what is needed to use it.
-
-    Args:
-        path: A checkpoint of train.py, a directory of Hugging Face's GPT-2 or of `interop.save_plain`, or a ckpt.pt of
-            nanoGPT.
-        tokenizer: As for `load_tokenizer`, for a network that comes without one; else it is ignored.
+def load_own(content: Any, path: Path) -> LoadedCheckpoint:
+    """Build the network of a checkpoint that `checkpoints.content.read_checkpoint` can read.
 
     Raises:
-        UserError: as `read_checkpoint`, or when the weights don't fit the sizes that the checkpoint states, or nothing
-            says which tokenizer the network was trained with.
+        UserError: parts are missing or of another type, or the weights don't fit the sizes stated beside them.
     """
-    path = Path(path)
-    content = None if path.is_dir() else read_content(path)
-    if not is_ours(content):
-        from gpt_lightning.checkpoints.elsewhere import load_from_elsewhere  # not before: most checkpoints are ours
-
-        return LoadedCheckpoint(*load_from_elsewhere(path, content, tokenizer))
     check_content(content, path)
     check_weights(content, path)  # before memory for the sizes is asked for
     model = GPT(saved_config(content))

@@ -1,10 +1,11 @@
-"""Networks that others wrote, or that we wrote in another form than train.py's: which form it is, and the tokenizer."""
+"""A network and its tokenizer, whoever wrote the checkpoint: train.py, another project, or ourselves in a plain form."""
 
 from pathlib import Path
-from typing import Any
 
 import tiktoken
 
+from gpt_lightning.checkpoints.content import is_ours
+from gpt_lightning.checkpoints.load import LoadedCheckpoint, load_own
 from gpt_lightning.data.tokenizer import GPT2_VOCABULARY_SIZE, load_tokenizer
 from gpt_lightning.errors import UserError
 from gpt_lightning.interop.huggingface import load_huggingface
@@ -12,27 +13,31 @@ from gpt_lightning.interop.nanogpt import is_nanogpt, nanogpt_network
 from gpt_lightning.interop.plain import is_plain, load_plain
 from gpt_lightning.interop.tokenizer import find_tokenizer
 from gpt_lightning.model import GPT, padded_vocabulary
+from gpt_lightning.torch_files import read_content
 
 
-def load_from_elsewhere(path: Path, content: Any, tokenizer: str | None) -> tuple[GPT, tiktoken.Encoding]:
-    """The network in a directory of Hugging Face's GPT-2 or of `interop.save_plain`, or in nanoGPT's ckpt.pt, and its
-    tokenizer.
+def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedCheckpoint:
+    """Load the network and what is needed to use it.
 
     Args:
-        path: The directory or file.
-        content: What the file holds; None for a directory.
-        tokenizer: As for `load_tokenizer`, for a network that comes without one.
+        path: A checkpoint of train.py, a directory of Hugging Face's GPT-2 or of `save_plain`, or nanoGPT's ckpt.pt.
+        tokenizer: As for `load_tokenizer`, for a network that comes without one; else it is not looked at.
 
     Raises:
-        UserError: it is none of these, files are missing or damaged, or as `choose_tokenizer`.
+        UserError: there is no file, or it is damaged or of another kind, or its weights don't fit its sizes, or as
+            `choose_tokenizer`.
     """
+    path = Path(path)
     if path.is_dir():
         model = load_plain(path) if is_plain(path) else load_huggingface(path)
-        return model, choose_tokenizer(model, find_tokenizer(path), tokenizer, path)
-    if not is_nanogpt(content):
-        raise UserError(f"{path} is not a checkpoint that this project's train.py wrote, nor one of nanoGPT's.")
-    model = nanogpt_network(content, path)
-    return model, choose_tokenizer(model, None, tokenizer, path)
+        return LoadedCheckpoint(model, choose_tokenizer(model, find_tokenizer(path), tokenizer, path))
+    content = read_content(path)
+    if is_ours(content):
+        return load_own(content, path)
+    if is_nanogpt(content):
+        model = nanogpt_network(content, path)
+        return LoadedCheckpoint(model, choose_tokenizer(model, None, tokenizer, path))
+    raise UserError(f"{path} is not a checkpoint that this project's train.py wrote, nor one of nanoGPT's.")
 
 
 def choose_tokenizer(
