@@ -1,4 +1,4 @@
-"""Loading a checkpoint of train.py outside training: network, tokenizer and a little text, without corpus or Lightning."""
+"""Loading a checkpoint of train.py outside training: network, tokenizer, a little text; no corpus and no Lightning."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

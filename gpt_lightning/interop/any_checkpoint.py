@@ -1,4 +1,4 @@
-"""A network and its tokenizer, whoever wrote the checkpoint: train.py, another project, or ourselves in a plain form."""
+"""A network and its tokenizer, whoever wrote the checkpoint: train.py, another project, or we in our plain form."""
 
 from pathlib import Path
 
