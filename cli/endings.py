@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -15,19 +14,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import callbacks
+from callbacks.lightning_private import is_restoring_checkpoint
 from callbacks.lost_process import lost_a_process
 from gpt_lightning import runs
 from gpt_lightning.checkpoints.content import read_checkpoint
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.alarms import what_is_wrong
+from gpt_lightning.notices import say
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-
-
-@rank_zero_only
-def say(text: str, file: TextIO | None = None) -> None:
-    """Print once, whatever the number of ranks."""
-    print(text, file=file, flush=True)
 
 
 @contextmanager
@@ -47,19 +42,19 @@ def said(trainer: L.Trainer, subcommand: str, run_dir: Path, checkpoint: Path | 
     try:
         yield
     except (callbacks.Stopped, SIGTERMException) as stop:
-        say(f"{str(stop) or 'Stopped by SIGTERM'} after {how_to_go_on(trainer, run_dir)}")
+        say(f"{str(stop) or 'Stopped by SIGTERM'} after {how_to_go_on(trainer, run_dir)}", sys.stdout)
         # Lightning kills rank zero when another ends with anything but 0.
         number = stop.signal if isinstance(stop, callbacks.Stopped) else signal.SIGTERM
         raise SystemExit(128 + number if rank_zero_only.rank == 0 else 0) from None
     except SystemExit:  # what Lightning makes of a second Ctrl-C
         if trainer.state.status == TrainerStatus.INTERRUPTED:
-            say(f"Interrupted after {how_to_go_on(trainer, run_dir)}")
+            say(f"Interrupted after {how_to_go_on(trainer, run_dir)}", sys.stdout)
             raise SystemExit(128 + signal.SIGINT) from None
         raise
     except Exception as error:
         if subcommand == "fit" and trainer.global_step:
-            say(f"Ended by an error after {how_to_go_on(trainer, run_dir)}")
-        if trainer._checkpoint_connector._loaded_checkpoint and not isinstance(error, UserError):
+            say(f"Ended by an error after {how_to_go_on(trainer, run_dir)}", sys.stdout)
+        if is_restoring_checkpoint(trainer) and not isinstance(error, UserError):
             problem = f"{type(error).__name__}: {error}"
             raise UserError(
                 f"No run can go on from {checkpoint}: some of it is not as train.py wrote it ({problem})."

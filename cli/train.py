@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_only
 import callbacks
 from callbacks.lost_process import end_with_launcher
 from cli import audit, endings
-from cli.endings import say
 from cli.settings import settle
 from gpt_lightning import runs
 from gpt_lightning.checkpoint_io import AtomicCheckpointIO
@@ -26,6 +25,7 @@ from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import same_tokenizer, tokenizer_state
 from gpt_lightning.errors import UserError
 from gpt_lightning.module import GPTModule
+from gpt_lightning.notices import say
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "default.yaml"
 SUBCOMMANDS = ("fit", "validate", "test")
@@ -110,9 +110,9 @@ class GPTCLI(LightningCLI):
         """Settle what depends on several settings, and say what is not as the user might expect."""
         self.plan = settle(self.config[self.subcommand], self.subcommand)
         for note in self.plan.notes:
-            say(note)
+            say(note, sys.stdout)
         if self.plan.test_note is not None:
-            say(self.plan.test_note, sys.stderr)
+            say(self.plan.test_note)
         if self.plan.on_gpu:
             torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it, for what autocast leaves in float32
         if self.subcommand != "fit":
@@ -186,7 +186,8 @@ class GPTCLI(LightningCLI):
             f"{trainer.accumulate_grad_batches} accumulated\n"
             f"{type(trainer.accelerator).__name__} × {trainer.world_size}, precision {trainer.precision}\n"
             f"run {'none: nothing is written (fast_dev_run)' if trainer.fast_dev_run else self.plan.run_dir}"
-            + ("" if self.plan.step is None else f", resumed at step {self.plan.step:,}")
+            + ("" if self.plan.step is None else f", resumed at step {self.plan.step:,}"),
+            sys.stdout,
         )
 
     def after_fit(self, stopped_by: str | None = None) -> None:
@@ -195,7 +196,7 @@ class GPTCLI(LightningCLI):
             return
         samples = self._get(self.config_init, "text_samples")
         text = callbacks.sample(self.model.model, self.datamodule.encoding, samples.prompt, 200, samples.temperature)
-        say(endings.summary(self.trainer, self.plan.run_dir, text, stopped_by))
+        say(endings.summary(self.trainer, self.plan.run_dir, text, stopped_by), sys.stdout)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """As Lightning's, while no other process may train in the run's directory; say how it ended."""

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from gpt_lightning.errors import UserError
 
@@ -34,15 +34,6 @@ def clear_errors(*more: type[Exception]) -> Iterator[None]:
 
 class OneLineParser(argparse.ArgumentParser):
     """argparse with errors of one line, which name the option closest to a misspelt one."""
-
-    def _get_value(self, action: argparse.Action, text: str) -> Any:
-        """As argparse's, with the reason that a range gives, for which argparse says "invalid PositiveInt value"."""
-        try:
-            return super()._get_value(action, text)
-        except argparse.ArgumentError as error:
-            if getattr(action.type, "__module__", None) != "gpt_lightning.ranges":
-                raise
-            raise argparse.ArgumentError(action, str(error.__context__)) from None
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and exit with 2, as argparse does."""
