@@ -202,7 +202,7 @@ def repeat_statistics(q_BHTD: Tensor, k_BHTD: Tensor, period: int) -> dict[str, 
     _check(q_BHTD, k_BHTD, k_BHTD, block=1)
     T = q_BHTD.size(-2)
     if not 2 <= period <= T // 2:
-        raise UserError(f"a repeat of {period} tokens needs a period of at least 2 and twice as many tokens, not {T}")
+        raise UserError(f"A repeat of {period} tokens needs a period of at least 2 and twice as many tokens, not {T}.")
     with torch.autocast(q_BHTD.device.type, enabled=False):
         start = T - period
         weights_BHRK = _weights(q_BHTD[:, :, start:], k_BHTD)
@@ -246,8 +246,8 @@ def _stripe(mass_BHT: Tensor) -> tuple[Tensor, Tensor]:
 def _check(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, block: int) -> None:
     if not (q_BHTD.dim() == 4 and q_BHTD.shape == k_BHTD.shape == v_BHTD.shape):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q_BHTD, k_BHTD, v_BHTD))
-        raise UserError(f"q, k and v must have one shape (batch, heads, tokens, head width), not {shapes}")
+        raise UserError(f"The shapes of q, k and v must be the same (batch, heads, tokens, head width), not {shapes}.")
     if q_BHTD.size(-2) < 2:
-        raise UserError(f"attention statistics need at least 2 tokens, not {q_BHTD.size(-2)}")
+        raise UserError(f"Attention statistics need at least 2 tokens, not {q_BHTD.size(-2)}.")
     if block < 1:
-        raise UserError(f"block must be at least 1 row, not {block}")
+        raise UserError(f"A block must be at least 1 row, not {block}.")

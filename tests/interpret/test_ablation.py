@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret import ablation, predictions
+from gpt_lightning.interpret import hooks
 from gpt_lightning.interpret.ablation import T_QUANTILES, Ablation, ablate, effect, interval
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.model import GPT, GPTConfig
@@ -31,7 +31,7 @@ def uncertain_gpt(**options) -> GPT:
     return gpt
 
 
-def hooks(model: torch.nn.Module) -> list:
+def hooks_of(model: torch.nn.Module) -> list:
     return [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
 
 
@@ -142,8 +142,7 @@ def test_micro_batches_and_blocks_of_rows_change_no_number(most_numbers, monkeyp
     """The means too are over all sequences, not over those of a micro-batch."""
     gpt, tokens = uncertain_gpt(), random_tokens(3, 40)
     expected = brute_force_of(gpt, tokens)
-    monkeypatch.setattr(ablation, "MOST_NUMBERS", most_numbers)
-    monkeypatch.setattr(predictions, "MOST_NUMBERS", most_numbers)
+    monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
     assert_same(ablate(gpt, tokens), expected, atol=1e-5, rtol=0)
 
 
@@ -152,8 +151,7 @@ def test_no_tensor_is_larger_than_allowed(vocab_size, d_model, most_numbers, mon
     """Whether the logits are the largest (one sequence is too many) or the MLP (two of eight sequences fit)."""
 
     gpt = GPT(GPTConfig(2, 2, d_model, 64, vocab_size))
-    monkeypatch.setattr(ablation, "MOST_NUMBERS", most_numbers)
-    monkeypatch.setattr(predictions, "MOST_NUMBERS", most_numbers)
+    monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
     with Largest() as largest:
         ablate(gpt, random_tokens(8, 64))
     assert most_numbers / 8 < largest.numel <= most_numbers
@@ -213,7 +211,7 @@ def test_a_network_with_activation_checkpointing():
     expected = ablate(gpt, tokens)
     with_checkpointed_blocks(gpt)
     assert_same(ablate(gpt, tokens), expected, atol=0, rtol=0)
-    assert hooks(gpt) == []
+    assert hooks_of(gpt) == []
 
 
 def test_the_network_is_left_as_it_was():
@@ -223,7 +221,7 @@ def test_the_network_is_left_as_it_was():
     weights = copy.deepcopy(gpt.state_dict())
     random_state = torch.get_rng_state()
     first, second = ablate(gpt, random_tokens(2, 20)), ablate(gpt, random_tokens(2, 20))
-    assert hooks(gpt) == []
+    assert hooks_of(gpt) == []
     assert [module.training for module in gpt.modules()] == modes
     assert torch.get_rng_state().equal(random_state)
     assert all(gpt.state_dict()[name].equal(weight) for name, weight in weights.items())
@@ -250,7 +248,7 @@ def test_the_network_is_left_as_it_was_when_ablation_fails(call, monkeypatch):
     monkeypatch.setattr(gpt.blocks[1].mlp, "forward", fail_at_call)
     with pytest.raises(RuntimeError, match="out of memory"):
         ablate(gpt, random_tokens(2, 20), on_progress=fail)
-    assert hooks(gpt) == []
+    assert hooks_of(gpt) == []
     assert [module.training for module in gpt.modules()] == modes
     assert torch.is_grad_enabled()
 

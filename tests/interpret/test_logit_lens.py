@@ -14,6 +14,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 )
 
 from gpt_lightning.errors import UserError
+from gpt_lightning.interpret import hooks
 from gpt_lightning.interpret import logit_lens as logit_lens_module
 from gpt_lightning.interpret.logit_lens import LogitLens, logit_lens
 from gpt_lightning.model import GPT, Block, GPTConfig
@@ -23,7 +24,7 @@ from tests.interpret.conftest import Largest, random_tokens, sharpened_gpt
 from tests.networks import VARIANTS
 
 
-def hooks(model: torch.nn.Module) -> list:
+def hooks_of(model: torch.nn.Module) -> list:
     return [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
 
 
@@ -89,13 +90,13 @@ def test_shapes():
 def test_micro_batches_and_blocks_of_rows_change_no_number(most_numbers, monkeypatch):
     gpt, tokens = sharpened_gpt(), random_tokens(3, 40)
     expected = logit_lens(gpt, tokens)
-    monkeypatch.setattr(logit_lens_module, "MOST_NUMBERS", most_numbers)
+    monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
     assert_same(logit_lens(gpt, tokens), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_no_logits_are_larger_than_allowed(monkeypatch):
     gpt = GPT(GPTConfig(2, 2, 8, 64, 2000))
-    monkeypatch.setattr(logit_lens_module, "MOST_NUMBERS", 2**17)
+    monkeypatch.setattr(hooks, "MOST_NUMBERS", 2**17)
     with Largest() as largest:
         logit_lens(gpt, random_tokens(4, 64))
     assert 2**14 < largest.numel <= 2**15  # four at once; one sequence's would be 2**17
@@ -105,7 +106,7 @@ def test_one_sequence_at_a_time_where_memory_asks_for_it(monkeypatch):
     batches, streams = [], logit_lens_module.residual_streams
     monkeypatch.setattr(logit_lens_module, "residual_streams", lambda gpt, x: batches.append(len(x)) or streams(gpt, x))
     for most_numbers in (2**24, 2 * 30 * 16 * 3, 1):  # 30 tokens, 16 wide, 3 streams
-        monkeypatch.setattr(logit_lens_module, "MOST_NUMBERS", most_numbers)
+        monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
         logit_lens(sharpened_gpt(), random_tokens(5, 30))
     assert batches == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 
@@ -162,7 +163,7 @@ def test_the_network_is_left_as_it_was(fails, monkeypatch):
             logit_lens(gpt, random_tokens(2, 20))
     else:
         assert_same(logit_lens(gpt, random_tokens(2, 20)), logit_lens(gpt, random_tokens(2, 20)), atol=0, rtol=0)
-    assert hooks(gpt) == []
+    assert hooks_of(gpt) == []
     assert [module.training for module in gpt.modules()] == modes
     assert torch.get_rng_state().equal(random_state)
     assert all(gpt.state_dict()[name].equal(weight) for name, weight in weights.items())

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret import predictions
+from gpt_lightning.interpret import hooks
 from gpt_lightning.interpret.predictions import cross_entropies
 from tests.interpret.conftest import random_tokens, sharpened_gpt
 
@@ -13,7 +13,7 @@ from tests.interpret.conftest import random_tokens, sharpened_gpt
 @pytest.mark.parametrize("most_numbers", [1, 700, 2**24])
 def test_losses_equal_those_of_all_logits_at_once(most_numbers, monkeypatch):
     """However small the pieces: sequence by sequence and row by row."""
-    monkeypatch.setattr(predictions, "MOST_NUMBERS", most_numbers)
+    monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
     gpt, tokens = sharpened_gpt(dropout=0.5).train(), random_tokens(3, 20)
     found = cross_entropies(gpt, tokens)
     assert gpt.training

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret import similarity
+from gpt_lightning.interpret import hooks, similarity
 from gpt_lightning.interpret.similarity import layer_similarity, linear_cka
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
 from tests.interpret.conftest import random_tokens, sharpened_gpt
@@ -134,7 +134,7 @@ def test_micro_batches_change_no_number(max_rows, monkeypatch):
     gpt, tokens = sharpened_gpt(), random_tokens(5, 30)
     expected = layer_similarity(gpt, tokens, max_rows)
     for most_numbers in (1, 2 * 30 * 16 * 3):
-        monkeypatch.setattr(similarity, "MOST_NUMBERS", most_numbers)
+        monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
         torch.testing.assert_close(layer_similarity(gpt, tokens, max_rows), expected, atol=1e-6, rtol=0)
 
 
@@ -142,7 +142,7 @@ def test_one_sequence_at_a_time_where_memory_asks_for_it(monkeypatch):
     batches, streams = [], similarity.residual_streams
     monkeypatch.setattr(similarity, "residual_streams", lambda gpt, x: batches.append(len(x)) or streams(gpt, x))
     for most_numbers in (2**24, 2 * 30 * 16 * 3, 1):
-        monkeypatch.setattr(similarity, "MOST_NUMBERS", most_numbers)
+        monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
         layer_similarity(sharpened_gpt(), random_tokens(5, 30))
     assert batches == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 
