@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.when import batches_into_step
+from callbacks.validation import batches_into_step
 from gpt_lightning.errors import UserError
 
 Counters = dict[str, dict[str, int]]  # Lightning's progress trackers: total and current, each by ready, started, …

@@ -19,11 +19,12 @@ from gpt_lightning.errors import UserError
 from gpt_lightning.files import atomic_file
 from gpt_lightning.interpret import figures, galleries, plots
 from gpt_lightning.interpret.ablation import interval
+from gpt_lightning.interpret.draw.canvas import to_png
 from gpt_lightning.interpret.hover import attention_explorer
 from gpt_lightning.interpret.labels import token_label
 from gpt_lightning.interpret.pooled import attention_pooled_maps
 from gpt_lightning.interpret.predictions import cross_entropies
-from gpt_lightning.interpret.redraw import Drawn
+from gpt_lightning.interpret.redraw import Drawn, kept_frames
 from gpt_lightning.interpret.report import Comparison, Picture, report_html
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.interpret.study import Study, study
@@ -146,8 +147,9 @@ def draw(
     )
     yield picture("logit_lens.png", "logit lens", figure)
     yield picture("similarity.png", "similarity", plots.similarity_figure(found.similarity))
+    frames = kept_frames()
     for layer, pattern in enumerate(maps):
-        figure = galleries.attention_gallery(pattern, labels, scan.verdicts[layer], layer)
+        figure = galleries.attention_gallery(pattern, labels, scan.verdicts[layer], layer, frames)
         yield picture(f"attention/layer_{layer:02d}.png", "layer", figure)
     if len(sequence_T) >= POOLED_FROM:
         for layer, (mean, largest) in enumerate(attention_pooled_maps(loaded.model, sequence_T)):
@@ -157,7 +159,7 @@ def draw(
 
 def picture(file: str, kind: str, figure: Figure | Drawn) -> Picture:
     """Drawn now, so that only its bytes stay in memory."""
-    return Picture(file, kind, figures.figure_to_png(figure))
+    return Picture(file, kind, to_png(figure))
 
 
 def draw_ablation(found: Study) -> Figure:

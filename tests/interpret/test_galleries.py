@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_lightning.interpret.figures import figure_to_array
 from gpt_lightning.interpret.galleries import (
     HeadPanel,
     attention_gallery,
     choose_heads,
-    gallery_frame,
     head_gallery,
     pooled_gallery,
 )
+from gpt_lightning.interpret.redraw import Frames, kept_frames, new_frame
 from gpt_lightning.interpret.verdicts import KINDS, Verdict
 from tests.interpret.test_figures import (
     MIXED,
     assert_no_texts_overlap,
     assert_nothing_is_clipped,
+    figure_to_array,
     made_up_result,
     texts_of,
 )
@@ -61,8 +61,9 @@ def causal(H: int, T: int) -> torch.Tensor:
     return torch.randn(H, T, T).masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -math.inf).softmax(-1)
 
 
-def gallery(H: int, T: int, texts=("the", "␣cat"), verdict: Verdict = MIXED):
-    return attention_gallery(causal(H, T), [texts[i % len(texts)] for i in range(T)], [verdict] * H, layer=3)
+def gallery(H: int, T: int, texts=("the", "␣cat"), frames: Frames = new_frame):
+    labels = [texts[i % len(texts)] for i in range(T)]
+    return attention_gallery(causal(H, T), labels, [MIXED] * H, layer=3, frames=frames)
 
 
 @pytest.mark.parametrize(("H", "T"), [(1, 2), (2, 8), (4, 48), (5, 49), (12, 20), (25, 128)])
@@ -264,6 +265,6 @@ def test_a_gallery_is_drawn_once_and_twice_the_same(monkeypatch):
     draws = []
     original = matplotlib.figure.Figure.draw
     monkeypatch.setattr(matplotlib.figure.Figure, "draw", lambda self, *args: draws.append(1) or original(self, *args))
-    gallery_frame.cache_clear()
-    assert np.array_equal(figure_to_array(gallery(2, 12)), figure_to_array(gallery(2, 12)))
+    one, other = (gallery(2, 12, frames=frames) for frames in [kept_frames()] * 2)
+    assert np.array_equal(one.pixels, other.pixels)
     assert len(draws) == 1
