@@ -108,7 +108,7 @@ class DepthScan(ValidationCallback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict:
-        """What the scans so far have found, so that a resumed run goes on from it and analyze.py can look back."""
+        """The scans so far, so that a resumed run goes on from them and analyze.py can look back."""
         return super().state_dict() | {
             "history": self.history,
             "announced": self._announced,
@@ -116,7 +116,7 @@ class DepthScan(ValidationCallback):
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """The opposite."""
+        """Go on from the scans of a checkpoint."""
         super().load_state_dict(state_dict)
         self.history, self._announced = state_dict["history"], state_dict["announced"]
         self._raised = state_dict["raised"]

@@ -94,26 +94,26 @@ def theirs():
 
 def test_similarity_equals_that_of_the_hidden_states_of_transformers(theirs):
     tokens = random_tokens(5, 24)
-    found = layer_similarity(copy_from_huggingface(theirs), tokens)
+    cka = layer_similarity(copy_from_huggingface(theirs), tokens)
     rows = [x[:, 1:].flatten(0, 1) for x in streams_of(theirs, tokens)]
     expected = torch.tensor([[cka_from_grams(x, y) for y in rows] for x in rows])
     assert expected.min() < 0.9
-    torch.testing.assert_close(found[:3, :3], expected, atol=1e-5, rtol=0)
-    assert found.shape == (4, 4)
-    assert found.dtype == torch.float32
-    assert found.equal(found.T)
-    torch.testing.assert_close(found.diagonal(), torch.ones(4), atol=1e-6, rtol=0)
-    assert 0 < found[3, :3].min() < found[3, :3].max() < 1
+    torch.testing.assert_close(cka[:3, :3], expected, atol=1e-5, rtol=0)
+    assert cka.shape == (4, 4)
+    assert cka.dtype == torch.float32
+    assert cka.equal(cka.T)
+    torch.testing.assert_close(cka.diagonal(), torch.ones(4), atol=1e-6, rtol=0)
+    assert 0 < cka[3, :3].min() < cka[3, :3].max() < 1
 
 
 def test_the_rows_are_spread_evenly_over_all_sequences(theirs):
     tokens = random_tokens(5, 24)
-    found = layer_similarity(copy_from_huggingface(theirs), tokens, max_rows=20)
+    cka = layer_similarity(copy_from_huggingface(theirs), tokens, max_rows=20)
     kept = [row * 115 // 20 for row in range(20)]  # of 5 · 23 rows
     rows = [x[:, 1:].flatten(0, 1)[kept] for x in streams_of(theirs, tokens)]
     expected = torch.tensor([[cka_from_grams(x, y) for y in rows] for x in rows])
-    torch.testing.assert_close(found[:3, :3], expected, atol=1e-5, rtol=0)
-    assert (found - layer_similarity(copy_from_huggingface(theirs), tokens)).abs().max() > 0.001
+    torch.testing.assert_close(cka[:3, :3], expected, atol=1e-5, rtol=0)
+    assert (cka - layer_similarity(copy_from_huggingface(theirs), tokens)).abs().max() > 0.001
 
 
 def test_a_massive_first_token_does_not_count():
