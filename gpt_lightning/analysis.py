@@ -21,6 +21,7 @@ from gpt_lightning.interpret import figures, galleries, plots
 from gpt_lightning.interpret.ablation import interval
 from gpt_lightning.interpret.draw.canvas import to_png
 from gpt_lightning.interpret.hover import attention_explorer
+from gpt_lightning.interpret.judge.heads_of_note import choose_heads
 from gpt_lightning.interpret.labels import token_label
 from gpt_lightning.interpret.pooled import attention_pooled_maps
 from gpt_lightning.interpret.predictions import cross_entropies
@@ -175,7 +176,7 @@ def explore(loaded: LoadedCheckpoint, sequence_T: Tensor, found: Study) -> str:
     """The report's text to point at, beginning with the head most worth a look."""
     shown = sequence_T[:EXPLORED_TOKENS]
     labels = [token_label(loaded.encoding, token) for token in shown.tolist()]
-    start = galleries.choose_heads(found.scan)[0]
+    start = choose_heads(found.scan)[0]
     return attention_explorer(attention_maps(loaded.model, shown, EXPLORED_TOKENS), labels, found.scan.verdicts, start)
 
 

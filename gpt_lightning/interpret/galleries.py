@@ -1,11 +1,10 @@
-"""Pictures of attention patterns, many heads side by side: weights in, pictures out. And which heads are worth a look.
+"""Pictures of attention patterns, many heads side by side: weights in, pictures out.
 
 Shapes: H heads, T tokens, B bins of positions.
 """
 
 import math
 import textwrap
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,9 +28,10 @@ from gpt_lightning.interpret.draw.canvas import (
     to_array,
 )
 from gpt_lightning.interpret.draw.text_fitting import drawable, fitted, known, shorten, text_width
+from gpt_lightning.interpret.judge.heads_of_note import choose_heads
 from gpt_lightning.interpret.redraw import Drawn, Frame, Frames, new_frame
 from gpt_lightning.interpret.result import DepthScanResult
-from gpt_lightning.interpret.verdicts import KINDS, Verdict
+from gpt_lightning.interpret.verdicts import Verdict
 
 NOTE_TITLE = "Heads that stand out, and one of every other kind"
 MOST_TOKENS = 128  # more are thinner than a pixel where a dozen heads share a screen
@@ -62,39 +62,6 @@ class HeadPanel:
     label: str
     reason: str
     pattern_TT: Tensor
-
-
-def choose_heads(result: DepthScanResult, most: int = 12) -> list[tuple[int, int]]:
-    """The heads worth a look, as (layer, head): those that stand out, worst kind first, then one of every other kind.
-
-    Of a kind the clearest come first, by the metric behind the verdict. Every kind that stands out has its turn before
-    one has a second, and the other kinds' examples keep their places: with no others, all `most` are for what stands
-    out.
-    """
-    of_kind: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for layer, row in enumerate(result.verdicts):
-        for head, verdict in enumerate(row):
-            of_kind[verdict.kind].append((layer, head))
-    for kind, heads in of_kind.items():
-        heads.sort(key=lambda place, kind=kind: -_clearness(result, kind, *place))
-    others = [of_kind[kind][0] for kind in KINDS if kind in of_kind and not KINDS[kind].stands_out]
-    turns = [
-        (turn, severity, place)
-        for severity, kind in enumerate(KINDS)
-        if KINDS[kind].stands_out
-        for turn, place in enumerate(of_kind[kind])
-    ]
-    kept = sorted(turns)[: max(most - len(others), 1)]
-    standing_out = [place for _, _, place in sorted(kept, key=lambda entry: (entry[1], entry[0]))]
-    return (standing_out + others)[:most]
-
-
-def _clearness(result: DepthScanResult, kind: str, layer: int, head: int) -> float:
-    metric, sign = KINDS[kind].clearest or ("", 1)
-    if metric not in result.heads:
-        return 0.0
-    value = sign * float(result.heads[metric][layer, head])
-    return -math.inf if math.isnan(value) else value
 
 
 def panels_of_note(result: DepthScanResult, maps: Sequence[Tensor]) -> list[HeadPanel]:
