@@ -24,12 +24,12 @@ class ValidationCallback(L.Callback):
         if every_n_validations < 0:
             raise UserError(f"every_n_validations is {every_n_validations} but must be 0 (never) or more.")
         self.every_n_validations = every_n_validations
-        self.frames = new_frame  # of the pictures: while a run lasts, those of one look serve the next
+        self.frames = new_frame  # of pictures; during a run, those of one look are kept for the next
         self._validations = 0
         self._last_step = -1
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Keep frames from now on."""
+        """Keep frames from now on, which no other run shares."""
         self.frames = kept_frames()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

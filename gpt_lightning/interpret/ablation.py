@@ -1,4 +1,4 @@
-"""Exact mean-ablation: what a text costs more when a head, or a layer's attention, says no more than its average.
+"""Exact mean-ablation: how much more a text costs when a head, or a layer's attention, gives only its average.
 
 The intervention that a verdict needs before it may speak of harm or uselessness. The hooks it looks and intervenes
 through exist only while it runs. Knows nothing of attention maps, verdicts or files.

@@ -3,7 +3,7 @@
 Axes, ticks and texts (0.1 ms a letter) cost ten times as much as what they surround, and a training run draws the same
 pictures at every validation. This is matplotlib's blitting: keep the pixels of the frame, restore them, draw on top.
 
-Who draws again and again owns the frames, which no one else may draw in: `kept_frames()`.
+A caller that draws again and again keeps frames of its own, in which nobody else draws: `kept_frames()`.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,12 +22,12 @@ Frames = Callable[..., Any]  # frames(make, *arguments) is what make(*arguments)
 
 
 def new_frame(make: Callable, *arguments: Any) -> Any:
-    """The Frames of those who draw once: every frame is made anew."""
+    """The Frames of a caller that draws once: every frame is made anew."""
     return make(*arguments)
 
 
 def kept_frames() -> Frames:
-    """The Frames of one owner, who lets go of them all at once: those used last are kept, for the same arguments."""
+    """Frames of one owner: those used last are kept for the same arguments. Without their owner they all go."""
     return lru_cache(MOST_FRAMES)(new_frame)
 
 
