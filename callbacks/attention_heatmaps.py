@@ -3,7 +3,7 @@
 import lightning as L
 
 from callbacks.depth_scan import DepthScan
-from callbacks.when import TensorBoardCallback, add_picture
+from callbacks.tensorboard import TensorBoardCallback, add_picture
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.galleries import NOTE_TITLE, attention_gallery, head_gallery, panels_of_note
 from gpt_lightning.interpret.labels import token_label
@@ -15,11 +15,11 @@ class AttentionHeatmaps(TensorBoardCallback):
     """Write `attention/layer_LL`: every head's attention over the beginning of one fixed validation sequence; and
     `attention/heads_of_note`: the heads that stand out, and one of every other kind.
 
-    The verdicts in the titles are those of the depth scan at this step, or of a scan of its own.
+    The verdicts in the titles are those of the run's depth scan at this step or, without one, of a scan of its own.
 
     Args:
         max_tokens: Tokens to show; up to 48 the axes carry each token's text.
-        n_sequences: Validation sequences for a scan of its own; the first of them is shown.
+        n_sequences: Validation sequences for a scan of its own; the first one is shown.
         every_n_validations: Write at every n-th validation; 0 never.
     """
 
@@ -40,14 +40,14 @@ class AttentionHeatmaps(TensorBoardCallback):
         labels = [token_label(data.encoding, token) for token in sequences[0, : self.max_tokens].tolist()]
         scan = latest_scan(trainer) or depth_scan(pl_module.model, sequences, trainer.global_step)
         for layer, pattern in enumerate(maps):
-            figure = attention_gallery(pattern, labels, scan.verdicts[layer], layer)
-            add_picture(writer, f"attention/layer_{layer:02d}", figure, step)
-        figure = head_gallery(panels_of_note(scan, maps), labels, NOTE_TITLE)
-        add_picture(writer, "attention/heads_of_note", figure, step)
+            picture = attention_gallery(pattern, labels, scan.verdicts[layer], layer, self.frames)
+            add_picture(writer, f"attention/layer_{layer:02d}", picture, step)
+        picture = head_gallery(panels_of_note(scan, maps), labels, NOTE_TITLE, self.frames)
+        add_picture(writer, "attention/heads_of_note", picture, step)
 
 
 def latest_scan(trainer: L.Trainer) -> DepthScanResult | None:
-    """What the run's depth scan has found at this very step."""
+    """The run's depth scan at this very step, if there was one."""
     for callback in trainer.callbacks:
         if isinstance(callback, DepthScan) and callback.result and callback.result.step == trainer.global_step:
             return callback.result

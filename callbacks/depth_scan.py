@@ -7,12 +7,14 @@ import lightning as L
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from callbacks.when import ValidationCallback, add_picture, tensorboard
+from callbacks.tensorboard import add_picture, tensorboard
+from callbacks.validation import ValidationCallback
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.alarms import Alarm, what_is_wrong
 from gpt_lightning.interpret.figures import entropy_over_time, head_matrix
 from gpt_lightning.interpret.labels import token_label
 from gpt_lightning.interpret.metrics import METRICS, PICTURED
+from gpt_lightning.interpret.redraw import Frames
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.interpret.tables import verdict_table, worst_of
@@ -86,7 +88,7 @@ class DepthScan(ValidationCallback):
         if writer is not None:
             write_scalars(writer, self.result, step)
             writer.add_scalar("depth_scan/alarms_raised", len(self._raised), step)
-            write_pictures(writer, self.result, self.history, step)
+            write_pictures(writer, self.result, self.history, step, self.frames)
             writer.add_text("depth_scan/verdicts", verdict_table(self.result), step)
             if len(self.history) == 1:
                 writer.add_custom_scalars(LAYOUT)
@@ -106,7 +108,7 @@ class DepthScan(ValidationCallback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict:
-        """What the scans so far have found, so that a resumed run goes on from it and analyze.py can look back."""
+        """The scans so far, so that a resumed run goes on from them and analyze.py can look back."""
         return super().state_dict() | {
             "history": self.history,
             "announced": self._announced,
@@ -114,7 +116,7 @@ class DepthScan(ValidationCallback):
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """The opposite."""
+        """Go on from the scans of a checkpoint."""
         super().load_state_dict(state_dict)
         self.history, self._announced = state_dict["history"], state_dict["announced"]
         self._raised = state_dict["raised"]
@@ -137,10 +139,12 @@ def write_scalars(writer: SummaryWriter, result: DepthScanResult, step: int) -> 
     writer.add_scalar("depth_scan/suspicions", len(result.alarms) - confirmed, step)
 
 
-def write_pictures(writer: SummaryWriter, result: DepthScanResult, history: list[dict], step: int) -> None:
-    """A matrix per metric, and how the layers' entropy has gone so far."""
+def write_pictures(
+    writer: SummaryWriter, result: DepthScanResult, history: list[dict], step: int, frames: Frames
+) -> None:
+    """A matrix per metric, and the layers' entropy so far."""
     for name in PICTURED:
-        add_picture(writer, f"depth_scan/{name}", head_matrix(result, name), step)
+        add_picture(writer, f"depth_scan/{name}", head_matrix(result, name, frames), step)
     steps = [scan["step"] for scan in history]
     entropies = torch.tensor([[layer["normalized_entropy"] for layer in scan["layers"]] for scan in history])
-    add_picture(writer, "depth_scan/entropy_over_time", entropy_over_time(steps, entropies), step)
+    add_picture(writer, "depth_scan/entropy_over_time", entropy_over_time(steps, entropies, frames), step)

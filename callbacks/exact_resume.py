@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.lightning_private import as_after_a_batch, is_validation_next, log_latest_batch
-from callbacks.when import batches_into_step
+from callbacks.validation import batches_into_step
 from gpt_lightning.errors import UserError
 from gpt_lightning.training.guarded_step import is_accumulating
 

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.when import batches_into_step
+from callbacks.validation import batches_into_step
 
 
 class Stopped(Exception):

@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from torch.utils.tensorboard.summary import hparams
 
-from callbacks.when import tensorboard
+from callbacks.tensorboard import tensorboard
 
 # Curves that the run writes anyway. The tab shows their last value: the present one, and in the end the final one.
 METRICS = ("val/loss", "val/bits_per_byte", "depth_scan/alarms_raised")

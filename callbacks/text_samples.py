@@ -3,7 +3,7 @@
 import lightning as L
 import tiktoken
 
-from callbacks.when import TensorBoardCallback
+from callbacks.tensorboard import TensorBoardCallback
 from gpt_lightning.decoding.options import Sampling
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_utf8

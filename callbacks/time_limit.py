@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer
 
 from callbacks.graceful_stop import Stopped
-from callbacks.when import batches_into_step
+from callbacks.validation import batches_into_step
 
 
 class TimeLimit(Timer):

@@ -20,11 +20,13 @@ from gpt_lightning.files import atomic_file
 from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from gpt_lightning.interpret import figures, galleries, plots
 from gpt_lightning.interpret.ablation import interval
+from gpt_lightning.interpret.draw.canvas import to_png
 from gpt_lightning.interpret.hover import attention_explorer
+from gpt_lightning.interpret.judge.heads_of_note import choose_heads
 from gpt_lightning.interpret.labels import token_label
 from gpt_lightning.interpret.pooled import attention_pooled_maps
 from gpt_lightning.interpret.predictions import cross_entropies
-from gpt_lightning.interpret.redraw import Drawn
+from gpt_lightning.interpret.redraw import Drawn, kept_frames
 from gpt_lightning.interpret.report import Comparison, Picture, report_html
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.interpret.study import Study, study
@@ -134,7 +136,7 @@ def drawings(
     pictures: list[Drawing] = []
 
     def add(file: str, kind: str, draw: Callable[..., Figure | Drawn], *arguments: Any) -> None:
-        pictures.append((file, kind, lambda: figures.figure_to_png(draw(*arguments))))
+        pictures.append((file, kind, lambda: to_png(draw(*arguments))))
 
     add("depth_scan.png", "overview", figures.overview, scan)
     if comparison is not None:
@@ -151,8 +153,9 @@ def drawings(
     numbers = (lens.cross_entropy, lens.kl_to_final, lens.top1_agreement)
     add("logit_lens.png", "logit lens", plots.logit_lens_figure, *numbers, guesses, labels[: len(guesses[0])])
     add("similarity.png", "similarity", plots.similarity_figure, result.similarity)
+    frames = kept_frames()
     for layer, pattern in enumerate(maps):
-        arguments = (pattern, labels, scan.verdicts[layer], layer)
+        arguments = (pattern, labels, scan.verdicts[layer], layer, frames)
         add(f"attention/layer_{layer:02d}.png", "layer", galleries.attention_gallery, *arguments)
     if len(sequence_T) >= POOLED_FROM:
         for layer, (mean, largest) in enumerate(attention_pooled_maps(loaded.model, sequence_T)):
@@ -180,7 +183,7 @@ def explore(loaded: LoadedCheckpoint, sequence_T: Tensor, result: Study) -> str:
     """The report's text to point at, beginning with the head most worth a look."""
     shown = sequence_T[:EXPLORED_TOKENS]
     labels = [token_label(loaded.encoding, token) for token in shown.tolist()]
-    start = galleries.choose_heads(result.scan)[0]
+    start = choose_heads(result.scan)[0]
     maps = attention_maps(loaded.model, shown, EXPLORED_TOKENS)
     return attention_explorer(maps, labels, result.scan.verdicts, start)
 

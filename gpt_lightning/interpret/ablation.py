@@ -1,7 +1,7 @@
-"""Exact mean-ablation: what a text costs more when a head, or a layer's attention, says only what it says on average.
+"""Exact mean-ablation: how much more a text costs when a head, or a layer's attention, gives only its average.
 
-The intervention that a verdict needs before it may speak of harm or uselessness. It looks and intervenes through hooks
-that exist only for as long as it runs; it knows nothing of attention maps, verdicts or files.
+The intervention that a verdict needs before it may speak of harm or uselessness. The hooks it looks and intervenes
+through exist only while it runs. Knows nothing of attention maps, verdicts or files.
 
 Shapes: n sequences, B of one micro-batch, L layers, H heads, T tokens, D head width, C model width; N predictions.
 """
@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.hooks import checked_tokens, observed
+from gpt_lightning.interpret.hooks import looking
 from gpt_lightning.interpret.predictions import token_losses
 
-MOST_NUMBERS = 2**24  # in one tensor of logits or of the MLP: 64 MB in float32
 NEGLIGIBLE = 0.002  # nats per token: 0.2% of the perplexity, which nobody would miss
-# Of Student's distribution, 97.5% quantiles for 1 to 30 degrees of freedom; beyond, the normal distribution's, which
-# makes an interval at most 4% too short.
+# 97.5% quantiles of Student's distribution for 1 to 30 degrees of freedom. Beyond 30 the normal distribution's does,
+# which makes an interval at most 4% too short.
 T_QUANTILES = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
@@ -35,12 +34,12 @@ Effect = Literal["needed", "no effect", "harmful", "unclear"]
 
 @dataclass
 class Ablation:
-    """Cross-entropies per sequence, float32 on the CPU, in nats per token; changes are positive if it was needed.
+    """Cross-entropies per sequence, float32 on the CPU, in nats per token; a change is positive if the part was needed.
 
     Attributes:
-        baseline_n: (n,) of the whole network.
+        baseline_n: (n,) of the network with nothing replaced.
         head_delta_LHn: (L, H, n) change when that head alone is replaced by its mean.
-        attention_delta_Ln: (L, n) change when all heads of the layer are.
+        attention_delta_Ln: (L, n) change when all heads of that layer are.
     """
 
     baseline_n: Tensor
@@ -57,70 +56,62 @@ def ablate(
 ) -> Ablation:
     """Replace each head's output by its mean over all these tokens, one head at a time, and measure what that costs.
 
-    Leaving a head out altogether (Michel et al. 2019) also takes away the constant that later layers rely on; its mean
-    takes away only what it says about this token (Wang et al. 2022). What is replaced are the head's mixed values,
-    before the output projection. The change is paired: sequences differ by far more than one head changes any of them.
+    Leaving a head out altogether (Michel et al. 2019) also takes away the constant that later layers rely on; putting
+    its mean in its place takes away only what it says about this token (Wang et al. 2022). The head's mixed values are
+    replaced, before the output projection. The change is paired: sequences differ by far more than a head changes any.
 
-    In the precision of the weights, without autocast, the cross-entropy in float32. Layer by layer, so that only what
-    follows the ablated layer is computed again: about n_head · n_layer / 2 forward passes.
+    Runs in the precision of the weights, with the cross-entropy in float32. Layer by layer, so that only what follows
+    the ablated layer is computed again: about n_head · n_layer / 2 forward passes.
 
     Args:
         model: A `gpt_lightning.model.GPT`, as for `depth_scan`.
-        tokens_BT: A few sequences, (n, T) int64; two at least for `interval` to say anything.
+        tokens_BT: A few sequences, (n, T) int64; `interval` needs at least two to say anything.
         on_progress: Called after each layer.
-        max_tokens: Longer sequences are cut to their first so many tokens.
-        first_target: Index of the first token whose prediction counts, from 1; the means are over all tokens anyway.
+        max_tokens: Longer sequences are cut to this length.
+        first_target: Index of the first token whose prediction counts, from 1; the means are always over all tokens.
 
     Raises:
         UserError: tokens of another shape, too long for the context, or not in the vocabulary; no prediction to count.
     """
-    tokens_BT = checked_tokens(model, tokens_BT[..., :max_tokens])
-    (n, T), config = tokens_BT.shape, model.config
-    if not 1 <= first_target < T:
-        raise UserError(f"first_target must be from 1 to {T - 1} for sequences of {T} tokens, not {first_target}")
+    tokens_BT, config = tokens_BT[..., :max_tokens], model.config
     H, D = config.n_head, config.d_model // config.n_head
-    parts = tokens_BT.split(max(1, MOST_NUMBERS // (T * 4 * config.d_model)))
     inputs: list[Tensor] = []  # of the layer at hand, one (B, T, C) per micro-batch
-
-    def keep_first(layer: int, before_BTC: Tensor, after_BTC: Tensor) -> None:
-        if layer == 0:
-            inputs.append(before_BTC)
-
-    # Under autocast the products would become bf16, whose rounding is larger than the effect of many a head.
-    with torch.autocast(tokens_BT.device.type, enabled=False):
-        with observed(model, _look_away, keep_first):
+    head_deltas, attention_deltas = [], []
+    with looking(model, tokens_BT) as parts:
+        n, T = tokens_BT.shape
+        if not 1 <= first_target < T:
+            raise UserError(f"first_target must be from 1 to {T - 1} for sequences of {T} tokens, not {first_target}.")
+        with model.blocks[0].register_forward_pre_hook(lambda block, arguments: inputs.append(arguments[0])):
             losses = [_cross_entropy(model, model.hidden_states(part), part, first_target) for part in parts]
         baseline_n = torch.cat(losses)
-        head_deltas, attention_deltas = [], []
-        with observed(model, _look_away):
-            for layer, block in enumerate(model.blocks):
-                attend, sum_HD = block.attention.attend, torch.zeros(H, D, device=tokens_BT.device)
-                with attend.register_forward_hook(partial(_add_output, sum_HD)):
-                    outputs = [block(x_BTC) for x_BTC in inputs]
-                deltas = []
-                for heads in (*range(H), slice(None)):
-                    with attend.register_forward_hook(partial(_replace_output, sum_HD / (n * T), heads)):
-                        ablated_n = _continued(model, layer, inputs, parts, first_target)
-                    deltas.append((ablated_n - baseline_n).cpu())
-                head_deltas.append(torch.stack(deltas[:H]))
-                attention_deltas.append(deltas[H])
-                inputs = outputs
-                if on_progress is not None:
-                    on_progress()
+        for layer, block in enumerate(model.blocks):
+            attend, sum_HD = block.attention.attend, torch.zeros(H, D, device=baseline_n.device)
+            with attend.register_forward_hook(partial(_add_output, sum_HD)):
+                outputs = [block(x_BTC) for x_BTC in inputs]
+            deltas = []
+            for heads in (*range(H), slice(None)):
+                with attend.register_forward_hook(partial(_replace_output, sum_HD / (n * T), heads)):
+                    ablated_n = _continued(model, layer, inputs, parts, first_target)
+                deltas.append((ablated_n - baseline_n).cpu())
+            head_deltas.append(torch.stack(deltas[:H]))
+            attention_deltas.append(deltas[H])
+            inputs = outputs
+            if on_progress is not None:
+                on_progress()
     return Ablation(baseline_n.cpu(), torch.stack(head_deltas), torch.stack(attention_deltas))
 
 
 def interval(delta_n: Tensor) -> tuple[float, float, float]:
     """Mean of the sequences' changes and its 95% confidence interval (Student's t): mean, low, high, in their unit.
 
-    The sequences are the sample: tokens of one sequence are not independent. A single one says nothing about others:
-    its interval is infinite.
+    The sequences are the sample, since tokens of one sequence are not independent. A single sequence says nothing about
+    others: its interval is infinite.
 
     Raises:
         UserError: not one dimension, or no sequences.
     """
     if delta_n.dim() != 1 or len(delta_n) == 0:
-        raise UserError(f"an interval needs one change per sequence, not a tensor of shape {tuple(delta_n.shape)}")
+        raise UserError(f"An interval needs one change per sequence, not a tensor of shape {tuple(delta_n.shape)}.")
     delta_n = delta_n.cpu().double()
     n, mean = len(delta_n), float(delta_n.mean())
     if n == 1:
@@ -133,13 +124,13 @@ def interval(delta_n: Tensor) -> tuple[float, float, float]:
 def effect(delta_n: Tensor) -> Effect:
     """What the changes of the sequences prove, by their 95% `interval`; UserError as there.
 
-    - "no effect": all of it is within ±0.002 nats per token. First, since with enough sequences any interval excludes
-      0: a change can be certain and still too small to matter.
-    - "needed": all of it is above 0, so that taking it away costs something.
-    - "harmful": all of it is below −0.002. Of a hundred heads without effect two or three have an interval below 0 by
-      chance; hardly one is that far below.
-    - "unclear": anything else, not to be mistaken for "no effect": a wide interval around 0 excludes nothing. So is a
-      single sequence, and anything that is not finite.
+    - "no effect": the interval is within ±0.002 nats per token. This comes first: with enough sequences any interval
+      excludes 0, and a change can be certain and still too small to matter.
+    - "needed": the interval is above 0: taking the part away costs something.
+    - "harmful": the interval is below −0.002. Of a hundred heads without effect, two or three have an interval below 0
+      by chance, but hardly one has it that far below.
+    - "unclear": anything else, such as a single sequence, or changes that are not finite. Not to be mistaken for "no
+      effect": a wide interval around 0 excludes nothing.
     """
     _, low, high = interval(delta_n)
     if low >= -NEGLIGIBLE and high <= NEGLIGIBLE:
@@ -147,10 +138,6 @@ def effect(delta_n: Tensor) -> Effect:
     if low > 0:
         return "needed"
     return "harmful" if high < -NEGLIGIBLE else "unclear"
-
-
-def _look_away(layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor) -> None:
-    """For `observed`: evaluation mode without gradients, and nothing to see."""
 
 
 def _add_output(sum_HD: Tensor, attend: nn.Module, inputs: tuple, mixed_BHTD: Tensor) -> None:
@@ -168,7 +155,7 @@ def _replace_output(
 def _continued(
     model: nn.Module, layer: int, inputs: list[Tensor], parts: tuple[Tensor, ...], first_target: int
 ) -> Tensor:
-    """Cross-entropy (n,) of the network from this layer on, given its inputs."""
+    """Cross-entropy (n,) of the network, run from this layer on with the layer's inputs."""
     losses = []
     for x_BTC, part_BT in zip(inputs, parts, strict=True):
         for block in model.blocks[layer:]:

@@ -3,8 +3,8 @@
 Pure functions in float32, computed by blocks of rows, so that the T × T weights never exist at once. They know nothing
 of models, hooks, verdicts or pictures.
 
-Shapes: B batch, H heads, T tokens, D head width, C model width; R rows (queries) of one block, K the keys those rows
-see, W offsets back from a query.
+Shapes: B batch, H heads, T tokens, D head width, C model width; R rows (queries) of one block, K the keys that those
+rows see, W offsets back from a query.
 """
 
 import math
@@ -43,8 +43,8 @@ def attention_statistics(
     - `first_position_mass` (share): α₀ = mean_t A[t,0] (Gu et al. 2025); `first_position_mass_64`: over the first 64
       rows only, since α₀ falls with T; `sink_rate`: 1 if α₀ > 0.3 else 0, needs T ≥ 64.
     - `value_weighted_first_position_share`: mean_t A[t,0]·‖v_0‖ / Σ_j A[t,j]·‖v_j‖ (Kobayashi et al. 2020).
-    - `first_value_norm` (ratio): ‖v_0‖ over the mean ‖v_j‖. Where nothing else is attended to, the share above is 1
-      however small the value; a drained value shows here.
+    - `first_value_norm` (ratio): ‖v_0‖ over the mean ‖v_j‖. If a head attends to nothing else, the share above is 1
+      however small the value is; this shows that it is drained.
     - `stripe` (share), `stripe_position` (token index): max and argmax over k ≥ 1 with T−k ≥ max(16, T/8) of
       α_k = Σ_{t≥k} A[t,k] / (T−k). Shorter columns are noise: the identity pattern has α_{T−1} = 1. Needs T ≥ 17.
     - `local_mass` (share): mean over t ≥ 8 of the mass on the last 8 tokens; `local_mass_baseline`: the same for
@@ -57,11 +57,11 @@ def attention_statistics(
 
     Args:
         q_BHTD, k_BHTD, v_BHTD: As the attention kernel gets them: after positions and normalisation.
-        output_weight_CC: Weight of the output projection, (C, H·D): `output_norm` is then what the head adds to the
-            residual stream.
+        output_weight_CC: Weight of the output projection, (C, H·D): `output_norm` is then that of what the head adds to
+            the residual stream.
         frequent_BT: Which positions hold one of the most frequent tokens, (B, T) bool, from `frequent_tokens`; without
             it there is no `frequent_token_excess`.
-        block: Rows at a time. Peak memory is a few tensors of B·H·block·T; the numbers do not depend on it.
+        block: Rows at a time. Peak memory is a few tensors of B·H·block·T; the results do not depend on it.
 
     Raises:
         UserError: shapes that differ, fewer than 2 tokens, or a block below 1.
@@ -78,16 +78,16 @@ def attention_statistics(
             gram_HDD = torch.einsum("chd,che->hde", w_CHD, w_CHD)
 
         # One product gives the mix of values and, in its last columns, sums of weights times something else.
-        besides = [v_norm_BHT[..., None]]
+        extra = [v_norm_BHT[..., None]]
         if frequent_BT is not None:
-            besides.append(frequent_BT[:, None, :, None].float().expand(B, H, T, 1))
-        values = torch.cat([v, *besides], dim=-1)
+            extra.append(frequent_BT[:, None, :, None].float().expand(B, H, T, 1))
+        values = torch.cat([v, *extra], dim=-1)
 
         block = min(block, T)
         scaled_q = q / math.sqrt(D)
         behind_RR = torch.ones(block, block, device=q.device).tril()
         ahead_RR = behind_RR.new_full((block, block), FAR_BELOW).triu(1)
-        # Written over by each block of rows: fresh memory costs as much as the arithmetic on it.
+        # Each block of rows overwrites these: fresh memory costs as much as the arithmetic on it.
         logits_space, weights_space = (q.new_empty(B * H * block * T) for _ in range(2))
         columns_BHT = q.new_zeros(B, H, T)
         max_logit_BH = q.new_zeros(B, H)
@@ -106,11 +106,11 @@ def attention_statistics(
             torch.softmax(logits_BHRK, -1, out=weights_BHRK)
             columns_BHT[..., :end] += weights_BHRK.sum(-2)
 
-            # With s the logits under their row's maximum, H = ln Z − Σ a·s: two terms that are never negative, while
-            # logsumexp − Σ a·logit cancels. The largest weight is 1/Z.
+            # If s are the logits minus their row's maximum, H = ln Z − Σ a·s. Neither term is negative, while in
+            # logsumexp − Σ a·logit large numbers cancel. The largest weight is 1/Z.
             below_BHR = logits_BHRK.mul_(weights_BHRK).sum(-1)
             rows["entropy"].append(-weights_BHRK.amax(-1).log() - below_BHR)
-            first_BHR = weights_BHRK[..., 0].clone()  # a view would keep the whole block alive
+            first_BHR = weights_BHRK[..., 0].clone()  # a view would keep all of the block alive
             rows["first"].append(first_BHR)
 
             t_R = torch.arange(start, end, device=q.device)
@@ -120,7 +120,7 @@ def attention_statistics(
             rows["local"].append(recent_BHRW.sum(-1))
 
             sums = weights_BHRK @ values[:, :, :end]
-            # A drained v_0 makes row 0 a 0/0 that means "no share".
+            # If v_0 is zero, row 0 would be 0/0: its share is 0.
             share_BHR = first_BHR * v_norm_BHT[..., :1] / sums[..., D].clamp_min(torch.finfo(q.dtype).tiny)
             rows["value"].append(share_BHR)
             if frequent_BT is not None:
@@ -164,9 +164,9 @@ def attention_statistics(
 def entropy_floor(max_logit: Tensor, keys: Tensor) -> Tensor:
     """The least entropy, in nats, that attention over `keys` keys can have while every logit is within ±`max_logit`.
 
-    Entropy is least when every logit is at one of the ends of a range of δ = 2·max_logit: with k keys at the top it is
+    Entropy is least when every logit is at one end of the range δ = 2·max_logit: with k keys at the top it is
     ln Z + δ·(1 − k/Z), Z = k + (keys − k)·e^−δ, which has its minimum at Z = δ·keys·e^−δ / (1 − e^−δ), or at k = 1 if
-    that asks for less than one key. It falls exponentially with the logits: the reason why their growth precedes
+    that minimum needs less than one key. It falls exponentially with the logits, which is why their growth precedes
     entropy collapse (Zhai et al. 2023, theorem 3.1, gives the same bound for rows of bounded norm).
 
     Args:
@@ -182,13 +182,13 @@ def entropy_floor(max_logit: Tensor, keys: Tensor) -> Tensor:
 def frequent_tokens(tokens_BT: Tensor, types: int = FREQUENT_TYPES) -> Tensor:
     """Which positions hold one of the `types` most frequent token ids of these sequences, (B, T) bool."""
     ids, counts = tokens_BT.unique(return_counts=True)
-    # Stable, so that of equally frequent ids the lowest counts, on every device.
+    # Stable, so that of equally frequent ids the lowest comes first, on every device.
     return torch.isin(tokens_BT, ids[counts.argsort(descending=True, stable=True)[:types]])
 
 
 @torch.no_grad()
 def repeat_statistics(q_BHTD: Tensor, k_BHTD: Tensor, period: int) -> dict[str, Tensor]:
-    """What each head does on a text whose last `period` tokens repeat the `period` before: metric name → (B, H).
+    """What each head does on a text whose last `period` tokens repeat those before them: metric name → (B, H).
 
     - `induction` (share): mean over the repeat's rows t of A[t, t−period+1], the token after the earlier copy
       (Olsson et al. 2022).
@@ -202,11 +202,11 @@ def repeat_statistics(q_BHTD: Tensor, k_BHTD: Tensor, period: int) -> dict[str, 
     _check(q_BHTD, k_BHTD, k_BHTD, block=1)
     T = q_BHTD.size(-2)
     if not 2 <= period <= T // 2:
-        raise UserError(f"a repeat of {period} tokens needs a period of at least 2 and twice as many tokens, not {T}")
+        raise UserError(f"A repeat of {period} tokens needs a period of at least 2 and twice as many tokens, not {T}.")
     with torch.autocast(q_BHTD.device.type, enabled=False):
         start = T - period
         weights_BHRK = _weights(q_BHTD[:, :, start:], k_BHTD)
-    # Of row r = t − start, column t − period is start − period + r.
+    # In row r = t − start, column t − period is start − period + r.
     return {
         "induction": weights_BHRK.diagonal(start - period + 1, -2, -1).mean(-1),
         "duplicate_token": weights_BHRK.diagonal(start - period, -2, -1).mean(-1),
@@ -215,7 +215,7 @@ def repeat_statistics(q_BHTD: Tensor, k_BHTD: Tensor, period: int) -> dict[str, 
 
 @torch.no_grad()
 def attention_pattern(q_BHTD: Tensor, k_BHTD: Tensor, max_tokens: int | None = None) -> Tensor:
-    """The weights softmax(q·kᵀ/√D) themselves, (B, H, T, T) float32, for a picture; of the first `max_tokens` only.
+    """The weights softmax(q·kᵀ/√D) themselves, (B, H, T, T) float32, of the first `max_tokens` only, for a picture.
 
     The only function here whose memory grows with T². Raises UserError for shapes that differ or fewer than 2 tokens.
     """
@@ -233,7 +233,7 @@ def _weights(q_BHRD: Tensor, k_BHKD: Tensor) -> Tensor:
 
 
 def _stripe(mass_BHT: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest column mass and its position, (B, H) each, among columns k ≥ 1 long enough to mean something."""
+    """The largest column mass and its position, (B, H) each, among columns k ≥ 1 that are long enough."""
     T = mass_BHT.size(-1)
     last = T - max(16, math.ceil(T / 8))
     if last < 1:
@@ -246,8 +246,8 @@ def _stripe(mass_BHT: Tensor) -> tuple[Tensor, Tensor]:
 def _check(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, block: int) -> None:
     if not (q_BHTD.dim() == 4 and q_BHTD.shape == k_BHTD.shape == v_BHTD.shape):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q_BHTD, k_BHTD, v_BHTD))
-        raise UserError(f"q, k and v must have one shape (batch, heads, tokens, head width), not {shapes}")
+        raise UserError(f"The shapes of q, k and v must be the same (batch, heads, tokens, head width), not {shapes}.")
     if q_BHTD.size(-2) < 2:
-        raise UserError(f"attention statistics need at least 2 tokens, not {q_BHTD.size(-2)}")
+        raise UserError(f"Attention statistics need at least 2 tokens, not {q_BHTD.size(-2)}.")
     if block < 1:
-        raise UserError(f"block must be at least 1 row, not {block}")
+        raise UserError(f"A block must be at least 1 row, not {block}.")

@@ -1,16 +1,12 @@
-"""Pictures of attention patterns: many heads side by side, weights in, matplotlib Figures or Drawn pixels out.
-
-Chooses which heads are worth a look, too. Knows nothing of models; where patterns come from is others' business.
+"""Pictures of attention patterns, many heads side by side: weights in, pictures out.
 
 Shapes: H heads, T tokens, B bins of positions.
 """
 
 import math
 import textwrap
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,27 +14,24 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gpt_lightning.interpret.figures import (
+from gpt_lightning.interpret.draw.canvas import (
     COLOURS,
     DPI,
     HEIGHT,
     WIDTH,
     Box,
     add_axes,
+    add_heading,
     add_scale,
     clip,
-    drawable,
-    fitted,
-    from_top,
-    known,
-    shorten,
     spread,
-    text_width,
     to_array,
 )
-from gpt_lightning.interpret.redraw import Drawn, Frame
+from gpt_lightning.interpret.draw.text_fitting import drawable, fitted, known, shorten, text_width
+from gpt_lightning.interpret.judge.heads_of_note import choose_heads
+from gpt_lightning.interpret.redraw import Drawn, Frame, Frames, new_frame
 from gpt_lightning.interpret.result import DepthScanResult
-from gpt_lightning.interpret.verdicts import KINDS, Verdict
+from gpt_lightning.interpret.verdicts import Verdict
 
 NOTE_TITLE = "Heads that stand out, and one of every other kind"
 MOST_TOKENS = 128  # more are thinner than a pixel where a dozen heads share a screen
@@ -71,39 +64,6 @@ class HeadPanel:
     pattern_TT: Tensor
 
 
-def choose_heads(result: DepthScanResult, most: int = 12) -> list[tuple[int, int]]:
-    """The heads worth a look, as (layer, head): those that stand out, worst kind first, then one of every other kind.
-
-    Of a kind the clearest come first, by the metric behind the verdict. Every kind that stands out has its turn before
-    one has a second, and the other kinds' examples keep their places: with no others, all `most` are for what stands
-    out.
-    """
-    of_kind: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for layer, row in enumerate(result.verdicts):
-        for head, verdict in enumerate(row):
-            of_kind[verdict.kind].append((layer, head))
-    for kind, heads in of_kind.items():
-        heads.sort(key=lambda place, kind=kind: -_clearness(result, kind, *place))
-    others = [of_kind[kind][0] for kind in KINDS if kind in of_kind and not KINDS[kind].stands_out]
-    turns = [
-        (turn, severity, place)
-        for severity, kind in enumerate(KINDS)
-        if KINDS[kind].stands_out
-        for turn, place in enumerate(of_kind[kind])
-    ]
-    kept = sorted(turns)[: max(most - len(others), 1)]
-    standing_out = [place for _, _, place in sorted(kept, key=lambda entry: (entry[1], entry[0]))]
-    return (standing_out + others)[:most]
-
-
-def _clearness(result: DepthScanResult, kind: str, layer: int, head: int) -> float:
-    metric, sign = KINDS[kind].clearest or ("", 1)
-    if metric not in result.heads:
-        return 0.0
-    value = sign * float(result.heads[metric][layer, head])
-    return -math.inf if math.isnan(value) else value
-
-
 def panels_of_note(result: DepthScanResult, maps: Sequence[Tensor]) -> list[HeadPanel]:
     """The heads of `choose_heads` for `head_gallery`; `maps` are the weights per layer, (H, T, T) each."""
     panels = []
@@ -114,7 +74,11 @@ def panels_of_note(result: DepthScanResult, maps: Sequence[Tensor]) -> list[Head
 
 
 def attention_gallery(
-    pattern_HTT: Tensor, token_labels: Sequence[str], verdicts: Sequence[Verdict], layer: int
+    pattern_HTT: Tensor,
+    token_labels: Sequence[str],
+    verdicts: Sequence[Verdict],
+    layer: int,
+    frames: Frames = new_frame,
 ) -> Drawn:
     """The attention of every head of one layer on one sequence: rows look at columns, colour on a √ scale.
 
@@ -123,23 +87,27 @@ def attention_gallery(
         token_labels: T visible texts of tokens, from `token_label`; shown when T ≤ 48.
         verdicts: H verdicts for the titles.
         layer: For the title.
+        frames: Those that the caller keeps.
     """
     titles = [f"head {head} · {verdict.label}" for head, verdict in enumerate(verdicts)]
-    return _panels(list(pattern_HTT), token_labels, titles, None, f"Layer {layer}: who looks at whom")
+    return _panels(list(pattern_HTT), token_labels, titles, None, f"Layer {layer}: who looks at whom", frames)
 
 
-def head_gallery(panels: Sequence[HeadPanel], token_labels: Sequence[str], title: str) -> Drawn:
+def head_gallery(
+    panels: Sequence[HeadPanel], token_labels: Sequence[str], title: str, frames: Frames = new_frame
+) -> Drawn:
     """Heads of any layers on one sequence, each with its verdict and the reason; otherwise as `attention_gallery`.
 
     Args:
         panels: Up to 16 heads stay readable; of each the first 128 tokens are shown.
         token_labels: T visible texts of tokens, shown when T ≤ 48.
-        title: Of the whole picture.
+        title: Of the picture.
+        frames: Those that the caller keeps.
     """
     T = min(len(token_labels), MOST_TOKENS)
     patterns = [panel.pattern_TT[:T, :T] for panel in panels]
     titles = [f"layer {panel.layer} head {panel.head} · {panel.label}" for panel in panels]
-    return _panels(patterns, token_labels[:T], titles, [panel.reason for panel in panels], title)
+    return _panels(patterns, token_labels[:T], titles, [panel.reason for panel in panels], title, frames)
 
 
 def _panels(
@@ -148,10 +116,11 @@ def _panels(
     titles: Sequence[str],
     reasons: Sequence[str] | None,
     heading: str,
+    frames: Frames,
 ) -> Drawn:
     T = len(token_labels)
     future_TT = np.triu(np.ones((T, T), dtype=bool), 1)
-    frame, panels, gap = gallery_frame(len(patterns), tuple(token_labels), reasons is not None)
+    frame, panels, gap = frames(gallery_frame, len(patterns), tuple(token_labels), reasons is not None)
     figure = frame.figure
     for head, (axes, pattern_TT) in enumerate(zip(panels, patterns, strict=True)):
         axes.images[0].set_data(_colours(pattern_TT, future_TT))
@@ -164,19 +133,18 @@ def _panels(
     return frame.draw()
 
 
-@lru_cache(maxsize=4)  # a validation needs two: one for all layers, one for the heads of note
 def gallery_frame(H: int, token_labels: tuple[str, ...], reasoned: bool) -> tuple[Frame, list[Axes], float]:
-    """H empty panels with T labels on their sides, and the inches between two.
+    """H empty panels with T labels on their sides, and the inches between two panels.
 
-    Contents are each panel's image, title and, if `reasoned`, first text; and the heading, the figure's first text.
+    The contents are each panel's image, title and, if `reasoned`, first text, and the heading, the figure's first text.
     """
     T = len(token_labels)
     named = T <= LABELLED_TOKENS
     labels = [drawable(text) for text in token_labels] if named else [str(i) for i in range(T)]
     right, top, gap = 1.0, 0.3, 0.12  # inches
     reason_room = REASON_LINES * 1.25 * REASON_SIZE / 72 if reasoned else 0
-    head_room = 0.3 + reason_room  # for a panel's words
-    foot = 0.35  # inches; for the name of an axis, besides the room for its labels
+    head_room = 0.3 + reason_room  # for a panel's title and reason
+    foot = 0.35  # inches, for the name of an axis, besides the room for its labels
 
     def room(size: float) -> tuple[float, float]:
         """Inches that the labels take on the left and at the bottom; 0.1 and 0.2 are a margin and a line of numbers."""
@@ -191,7 +159,7 @@ def gallery_frame(H: int, token_labels: tuple[str, ...], reasoned: bool) -> tupl
     width, height = columns * (side + gap) - gap, rows * (side + head_room)
     figure = Figure((left + width + right, bottom + height + top), dpi=DPI)
     ticks = spread(T, int(side * 72 / size)) if named else spread(T, 8)
-    # In tokens: 3 points, and half the height of a capital. Labels are placed by their baseline, to stand in line.
+    # In tokens: 3 points, and half the height of a capital. Labels are placed by their baselines, so that they line up.
     gap_T, half_T = 3 / pitch, 0.36 * size / pitch
     query_style = {"fontsize": size, "ha": "right", "parse_math": False}
     if named:
@@ -209,7 +177,7 @@ def gallery_frame(H: int, token_labels: tuple[str, ...], reasoned: bool) -> tupl
             axes.annotate("", (0.5, 1), (0, 2 + 72 * reason_room), **REASON_STYLE)
         panels.append(axes)
         changing += [axes.images[0], axes.title, *axes.texts, *axes.spines.values()]
-        # Plain texts cost a fraction of tick labels, which are measured again and again.
+        # Plain texts cost a fraction of what tick labels cost, which are measured again and again.
         if column == 0:
             for i in ticks:
                 axes.text(-0.5 - gap_T, i + half_T, labels[i], **query_style)
@@ -224,11 +192,11 @@ def pooled_gallery(mean_HBB: Tensor, max_HBB: Tensor, tokens: int, verdicts: Seq
     """The pooled attention of a layer's heads on one long sequence, each as two pictures, axes in token positions.
 
     Args:
-        mean_HBB, max_HBB: From `pooled_attention`: on the left the mass that a query puts into each bin of keys, on the
-            right the largest single weight of each cell.
+        mean_HBB, max_HBB: From `pooled_attention`: on the left the mass that a query puts on each bin of keys, on the
+            right the largest single weight in each cell.
         tokens: T, the length of the sequence.
         verdicts: H verdicts for the titles.
-        layer: For the title. Of a layer with so many heads that they would be too small, the first ones are shown.
+        layer: For the title. If a layer has so many heads that they would be too small, the first ones are shown.
     """
     H, B, _ = mean_HBB.shape
     left, bottom, right, top, gap, head_room = 0.95, 0.6, 1.0, 0.3, 0.2, 0.3  # inches
@@ -257,7 +225,7 @@ def pooled_gallery(mean_HBB: Tensor, max_HBB: Tensor, tokens: int, verdicts: Seq
                 if head + columns >= shown:
                     place = (at, 0), (0, -3)
                     axes.annotate(text, *place, "axes fraction", "offset points", ha=across, va="top", fontsize=7)
-        # In the middle of the pair, above its first picture.
+        # Above the middle of the pair.
         title = fitted(f"head {head} · {known(verdicts[head].label)}", pair, title_size)
         place = ((x + pair / 2) / figure.get_figwidth(), (y + side + 0.06) / figure.get_figheight())
         figure.text(*place, title, fontsize=title_size, ha="center", va="bottom", parse_math=False)
@@ -283,9 +251,9 @@ def _colours(weights: Tensor, future: np.ndarray) -> np.ndarray:
 
 
 def _add_frame(figure: Figure, heading: str, box: Box, tall: float, unit: str, token: str = "the token") -> None:
-    """Heading, names of the axes and scale around the panels, which fill a box in inches."""
+    """Heading, names of the axes and scale around the panels, which fill a box."""
     left, bottom, width, height = box
-    figure.suptitle(_heading(figure, heading), fontsize=13, y=from_top(figure, 0.08), parse_math=False)
+    add_heading(figure, _heading(figure, heading), 13)
     middle = (left + width / 2) / figure.get_figwidth(), (bottom + height / 2) / figure.get_figheight()
     figure.supxlabel(f"key: {token} looked at", fontsize=10, x=middle[0], y=0.08 / figure.get_figheight())
     figure.supylabel(f"query: {token} that looks", fontsize=10, x=0.08 / figure.get_figwidth(), y=middle[1])
@@ -294,7 +262,7 @@ def _add_frame(figure: Figure, heading: str, box: Box, tall: float, unit: str, t
 
 
 def _heading(figure: Figure, text: str) -> str:
-    """As much of it as fits above the panels."""
+    """As much of a text as fits above the panels."""
     return fitted(known(text), figure.get_figwidth() - 0.2, 13)
 
 
@@ -307,7 +275,7 @@ def _grid(
         rows = math.ceil(panels / columns)
         across = (width + gap) / columns - gap - (pictures - 1) * PAIR_GAP
         side = min(across / pictures, height / rows - head_room, 4.5)
-        # Of two grids with equal panels the one with fewer holes, then the wider one: screens are wide.
+        # Of two grids with equal panels the one with fewer gaps, then the wider one: screens are wide.
         best = max(best, (side, -columns * rows, columns))
     side, _, columns = best
     return columns, math.ceil(panels / columns), side

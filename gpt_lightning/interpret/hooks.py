@@ -1,12 +1,12 @@
-"""Looking into a GPT while it runs: forward hooks that exist only for as long as someone looks.
+"""Looking into a GPT while it runs: micro-batches that fit into memory, and forward hooks that last as long as a look.
 
-The one way in for everything in this folder. Knows nothing of statistics.
+The one way in for everything that measures. Knows nothing of statistics.
 
-Shapes: B sequences, H heads, T tokens, D head width, C model width.
+Shapes: B sequences, H heads, T tokens, D head width, C model width, L layers.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -14,37 +14,73 @@ from torch import Tensor, nn
 
 from gpt_lightning.errors import UserError
 
+MOST_NUMBERS = 2**24  # in the tensors that a measurement holds at once: 64 MB in float32
+OnAttention = Callable[[int, Tensor, Tensor, Tensor], None]  # layer, q, k, v
+OnBlock = Callable[[int, Tensor, Tensor], None]  # layer, residual stream before and after
+
+
+@contextmanager
+def looking(
+    model: nn.Module,
+    tokens_BT: Tensor,
+    numbers_per_token: int | None = None,
+    on_attention: OnAttention | None = None,
+    on_block: OnBlock | None = None,
+) -> Iterator[tuple[Tensor, ...]]:
+    """While this lasts: `observed`, and no autocast, so that the network runs in the precision of its weights.
+
+    Args:
+        model: A `gpt_lightning.model.GPT`.
+        tokens_BT: Sequences, (B, T) int64 with 2 ≤ T ≤ context_length.
+        numbers_per_token: How many numbers the measurement holds at once for each token; by default those of the MLP,
+            the widest part of a forward pass.
+        on_attention, on_block: As for `observed`.
+
+    Yields:
+        The sequences on the model's device, as micro-batches of as many as MOST_NUMBERS allows, at least one.
+
+    Raises:
+        UserError: tokens of another shape, too long for the context, or not in the vocabulary.
+    """
+    tokens_BT = checked_tokens(model, tokens_BT)
+    sequences = how_many_fit(tokens_BT.size(1) * (numbers_per_token or 4 * model.config.d_model))
+    # Under autocast the products would become bf16, whose rounding is larger than many an effect that is measured.
+    with torch.autocast(tokens_BT.device.type, enabled=False), observed(model, on_attention, on_block):
+        yield tokens_BT.split(sequences)
+
+
+def how_many_fit(numbers: int) -> int:
+    """How many things of so many numbers each may be alive at once, at least one."""
+    return max(1, MOST_NUMBERS // numbers)
+
 
 @contextmanager
 def observed(
-    model: nn.Module,
-    on_attention: Callable[[int, Tensor, Tensor, Tensor], None],
-    on_block: Callable[[int, Tensor, Tensor], None] | None = None,
+    model: nn.Module, on_attention: OnAttention | None = None, on_block: OnBlock | None = None
 ) -> Iterator[None]:
     """While this lasts: evaluation mode, no gradients, and hooks that call `on_attention(layer, q, k, v)` and
     `on_block(layer, before, after)`. Afterwards, whatever happened: no hooks, and every module in its former mode."""
     modes = [(module, module.training) for module in model.modules()]
-    handles = []
     try:
         model.eval()
-        for layer, module in enumerate(model.blocks):
-            handles.append(module.attention.attend.register_forward_hook(partial(_attend_hook, on_attention, layer)))
-            if on_block is not None:
-                handles.append(module.register_forward_hook(partial(_block_hook, on_block, layer)))
-        with torch.no_grad():
+        with ExitStack() as hooks, torch.no_grad():
+            for layer, block in enumerate(model.blocks):
+                if on_attention is not None:
+                    attend = block.attention.attend
+                    hooks.enter_context(attend.register_forward_hook(partial(_attend_hook, on_attention, layer)))
+                if on_block is not None:
+                    hooks.enter_context(block.register_forward_hook(partial(_block_hook, on_block, layer)))
             yield
     finally:
-        for handle in handles:
-            handle.remove()
         for module, training in modes:
             module.training = training
 
 
-def _attend_hook(callback: Callable, layer: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+def _attend_hook(callback: OnAttention, layer: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
     callback(layer, *inputs[:3])  # returns None: what a hook returns would replace the output
 
 
-def _block_hook(callback: Callable, layer: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+def _block_hook(callback: OnBlock, layer: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
     callback(layer, inputs[0], output)
 
 
@@ -53,13 +89,13 @@ def checked_tokens(model: nn.Module, tokens_BT: Tensor) -> Tensor:
     config = model.config
     if tokens_BT.dim() != 2 or tokens_BT.size(0) < 1 or not 2 <= tokens_BT.size(1) <= config.context_length:
         raise UserError(
-            f"a scan needs sequences of 2 to {config.context_length} tokens (this model's context), "
-            f"not tokens of shape {tuple(tokens_BT.shape)}"
+            f"A scan needs sequences of 2 to {config.context_length} tokens (this model's context), "
+            f"not tokens of shape {tuple(tokens_BT.shape)}."
         )
     low, high = int(tokens_BT.min()), int(tokens_BT.max())
     if low < 0 or high >= config.vocab_size:
         wrong = low if low < 0 else high
-        raise UserError(f"token id {wrong} is outside this model's vocabulary of {config.vocab_size} ids")
+        raise UserError(f"The token id {wrong} is outside this model's vocabulary of {config.vocab_size} ids.")
     return tokens_BT.to(next(model.parameters()).device)
 
 
@@ -70,6 +106,6 @@ def residual_streams(model: nn.Module, tokens_BT: Tensor) -> list[Tensor]:
     def on_block(layer: int, before_BTC: Tensor, after_BTC: Tensor) -> None:
         streams.extend([before_BTC, after_BTC] if layer == 0 else [after_BTC])
 
-    with observed(model, lambda layer, q, k, v: None, on_block):
+    with observed(model, on_block=on_block):
         model.hidden_states(tokens_BT)
     return streams

@@ -1,7 +1,7 @@
-"""The part of the report that answers to the mouse: choose a head, point at a token, see where it looks.
+"""The interactive part of the report: choose a head, point at a token, see where it looks.
 
-Weights and texts in, an HTML fragment out, complete in itself: style, script and data, nothing loaded from elsewhere.
-The weights travel as one byte each, √weight · 255, in base64. Knows nothing of models or of the page around it.
+Weights and texts in, a self-contained HTML fragment out: style, script and data, nothing loaded from elsewhere. Each
+weight is one byte, √weight · 255, in base64. Knows nothing of models or of the page around it.
 
 Shapes: L layers, H heads, T tokens.
 """
@@ -16,9 +16,8 @@ from torch import Tensor
 
 from gpt_lightning.interpret.verdicts import KINDS, Verdict
 
-MOST_BYTES = (
-    1_400_000  # of weights, which base64 makes 1.87 MB: up to GPT-2 XL's 1200 heads the fragment stays under 2 MB
-)
+# Of weights, which base64 makes 1.87 MB: up to GPT-2 XL's 1200 heads the fragment stays under 2 MB.
+MOST_BYTES = 1_400_000
 
 STYLE = """
 .explorer { margin: 1.5rem 0; }
@@ -60,7 +59,7 @@ SCRIPT = """
   const name = (i) => "\\u201c" + tokens[i].textContent + "\\u201d (position " + i + ")";
 
   function draw() {
-    const found = [];
+    const weights = [];  // [byte, token] of those that are not 0
     tokens.forEach(function (span, i) {
       const seen = incoming.checked ? i >= token : i <= token;
       const byte = !seen ? 0 : incoming.checked ? byteOf(i, token) : byteOf(token, i);
@@ -68,14 +67,14 @@ SCRIPT = """
       span.classList.toggle("current", i === token);
       span.tabIndex = i === token ? 0 : -1;
       span.style.backgroundColor = byte ? "rgba(245, 159, 0, " + (byte / 255).toFixed(3) + ")" : "";
-      if (byte) found.push([byte, i]);
+      if (byte) weights.push([byte, i]);
     });
     heads.forEach(function (button, i) {
       button.setAttribute("aria-pressed", i === head);
       button.tabIndex = i === head ? 0 : -1;
     });
-    found.sort((a, b) => b[0] - a[0] || a[1] - b[1]);
-    const top = found.slice(0, 3).map((x) => name(x[1]) + " " + Math.pow(x[0] / 255, 2).toFixed(2));
+    weights.sort((a, b) => b[0] - a[0] || a[1] - b[1]);
+    const top = weights.slice(0, 3).map((x) => name(x[1]) + " " + Math.pow(x[0] / 255, 2).toFixed(2));
     const verb = incoming.checked ? " is looked at most by " : " looks most at ";
     const nothing = incoming.checked ? " is looked at by no token shown here" : " has no finite weights in this head";
     one(".head").textContent = heads[head].title;
@@ -143,10 +142,11 @@ def attention_explorer(
     """Every head's attention on one text, to explore: an HTML fragment under 2 MB, to be put into a page as it is.
 
     Args:
-        patterns: Weights per layer, (H, T, T) each, from `attention_maps`; a head that is not finite shows none.
-        token_labels: T visible texts of tokens, from `token_label`. Large networks show fewer, and the text says so.
+        patterns: Weights per layer, (H, T, T) each, from `attention_maps`; weights that are not finite show as none.
+        token_labels: T visible texts of tokens, from `token_label`. For a large network fewer are shown, and the
+            fragment says so.
         verdicts: [layer][head], for the colours, letters and names of the heads.
-        start: (layer, head) shown at first, with what the last token looks at.
+        start: (layer, head) shown at first, with where its last token looks.
     """
     L, H = len(patterns), len(patterns[0])
     T = min(len(token_labels), most_tokens(L * H))
@@ -167,12 +167,12 @@ def attention_explorer(
 
 
 def most_tokens(heads: int) -> int:
-    """How many tokens of all these heads' patterns fit: the largest T with heads · T(T + 1)/2 ≤ MOST_BYTES."""
+    """How many tokens fit if all these heads are shown: the largest T with heads · T(T + 1)/2 ≤ MOST_BYTES."""
     return (isqrt(8 * (MOST_BYTES // heads) + 1) - 1) // 2
 
 
 def _bytes(patterns: Sequence[Tensor], T: int) -> bytes:
-    """√weight · 255, rounded, of the lower triangles: layer by layer, head by head, row by row."""
+    """√weight · 255, rounded, of the patterns' lower triangles: layer by layer, head by head, row by row."""
     rows, columns = torch.tril_indices(T, T)
     parts = [
         (pattern_HTT[:, rows, columns].detach().float().cpu().nan_to_num(0).clamp(0, 1).sqrt() * 255).round()

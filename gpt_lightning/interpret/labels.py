@@ -1,4 +1,4 @@
-"""Token ids as short visible text, for axes, verdicts and reports. Knows how to read a tokenizer, nothing more."""
+"""Token ids as short visible text, for axes, verdicts and reports."""
 
 import tiktoken
 
@@ -6,7 +6,7 @@ VISIBLE = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥"}
 
 
 def token_label(encoding: tiktoken.Encoding, token: int) -> str:
-    """The text of one token, whitespace made visible; bytes that are no text as `\\xNN`, ids of no token as `<id>`.
+    """The text of one token, with whitespace made visible. Bytes that are no text are `\\xNN`, unused ids `<id>`.
 
     >>> token_label(tiktoken.Encoding("x", pat_str=".", mergeable_ranks={b"a b": 0}, special_tokens={}), 0)
     'a␣b'

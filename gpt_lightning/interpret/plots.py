@@ -1,8 +1,6 @@
-"""Pictures of an analysis: logit lens, ablation, similarity of layers, two scans compared, any metric over time.
+"""Pictures of an analysis: logit lens, ablation, similarity of layers, two scans compared. Numbers in, Figures out.
 
-Numbers in, matplotlib Figures out, at most 1600 × 1200 pixels at any size. Knows nothing of models or files.
-
-Shapes: L layers, L1 = L + 1 depths (the embedding, then after each layer), H heads, S scans over time.
+Shapes: L layers, L1 = L + 1 depths (the embedding, then after each layer), H heads.
 """
 
 from collections.abc import Sequence
@@ -17,24 +15,22 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from gpt_lightning.interpret.figures import (
+from gpt_lightning.interpret.draw.canvas import (
     DPI,
     HEIGHT,
     WIDTH,
     add_axes,
-    add_key,
+    add_heading,
     add_scale,
     clip,
-    draw_matrix,
-    drawable,
-    fitted,
     from_top,
-    known,
-    metric_norm,
+    heads_across,
+    layers_downwards,
     spread,
-    text_width,
     to_array,
 )
+from gpt_lightning.interpret.draw.text_fitting import drawable, fitted, known, text_width
+from gpt_lightning.interpret.figures import add_key, draw_matrix, metric_norm
 from gpt_lightning.interpret.metrics import HEAD_METRICS
 from gpt_lightning.interpret.result import DepthScanResult
 
@@ -58,8 +54,8 @@ def logit_lens_figure(
     Args:
         cross_entropy_L1: Cross-entropy, nats per token.
         kl_L1: KL divergence of the final prediction from the one at each depth, nats per token.
-        agreement_L1: Share of the positions whose best guess is the final one, 0 to 1.
-        top_token_labels: Best guess as visible text, [depth][position], for the beginning of one sequence.
+        agreement_L1: Share of the positions whose best guess is the final one, from 0 to 1.
+        top_token_labels: Best guesses as visible text, [depth][position], for the beginning of one sequence.
         sequence_labels: The tokens read at these positions.
     """
     L1, N = len(top_token_labels), min(len(sequence_labels), MOST_POSITIONS)
@@ -71,13 +67,13 @@ def logit_lens_figure(
     width = left + max(N * column, 3.4) + 0.2
     height = clip(1.7 + header_room + len(rows) * row_height, 5.2, HEIGHT)
     figure = Figure((width, height), dpi=DPI)
-    figure.suptitle("Logit lens: what each depth would predict", fontsize=13, y=from_top(figure, 0.08))
+    add_heading(figure, "Logit lens: what each depth would predict", 13)
     _draw_lens_lines(figure, cross_entropy_L1, kl_L1, agreement_L1)
 
     top = height - 0.9 - header_room
     axes = add_axes(figure, (left, top - len(rows) * row_height, N * column, len(rows) * row_height))
     cells = [[drawable(text) for text in top_token_labels[depth][:N]] for depth in rows]
-    # The whole texts, not the shortened ones: two tokens may begin alike.
+    # The full texts, not the shortened ones: two tokens may begin alike.
     final = top_token_labels[-1]
     same = [[top_token_labels[depth][n] == final[n] for n in range(N)] for depth in rows]
     colours = np.array([[_rgb(SAME if x else DIFFERENT) for x in line] for line in same])
@@ -88,18 +84,9 @@ def logit_lens_figure(
         for n, text in enumerate(line):
             text = fitted(text, column - 0.05, size)
             axes.text(n, r, text, fontsize=size, ha="center", va="center_baseline", parse_math=False, clip_on=False)
+    header_style = {"fontsize": size, "rotation": 90, "ha": "center", "va": "bottom", "parse_math": False}
     for n, text in enumerate(headers):
-        axes.annotate(
-            text,
-            (n, -0.5),
-            (0, 4),
-            textcoords="offset points",
-            fontsize=size,
-            rotation=90,
-            ha="center",
-            va="bottom",
-            parse_math=False,
-        )
+        axes.annotate(text, (n, -0.5), (0, 4), textcoords="offset points", **header_style)
     axes.set_xticks([])
     axes.set_yticks(range(len(rows)), [_depth_name(depth) for depth in rows], fontsize=8)
     axes.tick_params(length=0)
@@ -155,8 +142,7 @@ def ablation_figure(
     wide, tall = clip(0.5 * H, 2.8, 8.6), clip(0.45 * L, 2.4, 10.2)  # inches, of the matrix
     bars = 3.6
     figure = Figure((0.75 + wide + 1.9 + bars + 0.35, tall + 1.6), dpi=DPI)
-    title = "Change of the loss when a part is removed (above 0: it is of use)"
-    figure.suptitle(title, fontsize=13, y=from_top(figure, 0.08))
+    add_heading(figure, "Change of the loss when a part is removed (above 0: it is of use)", 13)
     values_LH = to_array(head_mean_LH)
     reach = max(np.abs(values_LH[np.isfinite(values_LH)]).max(initial=0), 1e-9)
     norm = Normalize(-reach, reach)
@@ -165,9 +151,8 @@ def ablation_figure(
     unsure = np.argwhere(np.isfinite(values_LH) & ~head_significant_LH.cpu().numpy())
     dot = clip(0.22 * 72 * min(wide / H, tall / L), 1.5, 4)  # points
     axes.plot(unsure[:, 1], unsure[:, 0], "o", color="#495057", markersize=dot, markeredgewidth=0)
-    axes.set_xticks(spread(H, 16))
-    axes.set_yticks(spread(L, 24))
-    axes.set(xlabel="head", ylabel="layer", xlim=(-0.5, H - 0.5), ylim=(L - 0.5, -0.5))
+    heads_across(axes, H)
+    layers_downwards(axes, L)
     axes.set_title("Each head", fontsize=11)
     add_scale(figure, (0.75 + wide + 0.12, 0.8, 0.14, tall), norm, "ΔCE (nats per token)", 8, GAIN_LOSS)
     mark = Line2D([], [], marker="o", color="#495057", linestyle="", markersize=dot, markeredgewidth=0)
@@ -181,14 +166,14 @@ def ablation_figure(
 
 def _draw_bars(axes: Axes, mean_L: np.ndarray, low_L: np.ndarray, high_L: np.ndarray) -> None:
     L = len(mean_L)
-    # Rounding alone can put the mean outside of its interval, which matplotlib refuses.
+    # Rounding alone can put the mean outside its interval, which matplotlib refuses.
     reach = np.stack([mean_L - low_L, high_L - mean_L]).clip(min=0)
     colours = [GAIN_LOSS(0.85 if mean > 0 else 0.15) for mean in mean_L]
     style = {"linewidth": 1, "capsize": clip(60 / L, 1, 3), "ecolor": "#1f2933"}
     axes.barh(range(L), mean_L, height=0.7, color=colours, xerr=reach, error_kw=style)
     axes.axvline(0, color="#1f2933", linewidth=0.8)
-    axes.set_yticks(spread(L, 24))
-    axes.set(xlabel="ΔCE (nats per token)", ylabel="layer", ylim=(L - 0.5, -0.5))
+    layers_downwards(axes, L)
+    axes.set_xlabel("ΔCE (nats per token)")
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(labelsize=8)
     axes.grid(axis="x", alpha=0.3)
@@ -214,10 +199,10 @@ def similarity_figure(cka_LL: Tensor) -> Figure:
 
 
 def compare_figure(a: DepthScanResult, b: DepthScanResult, names: tuple[str, str]) -> Figure:
-    """Two scans one above the other, each metric on one scale; the networks may differ in layers and heads."""
+    """Two scans, one above the other, each metric on one scale; the networks may differ in layers and heads."""
     tall = [clip(1.25 + 0.3 * len(result.verdicts), 2.6, 5.2) for result in (a, b)]
     figure = Figure((WIDTH, min(sum(tall) + 1.6, HEIGHT)), dpi=DPI)
-    figure.suptitle("Two depth scans compared, on the same scales", fontsize=14, y=from_top(figure, 0.08))
+    add_heading(figure, "Two depth scans compared, on the same scales", 14)
     key_height = add_key(figure, a.verdicts + b.verdicts)
     share = (figure.get_figheight() - 0.4 - key_height) / sum(tall)  # of the room that each would like
     top = figure.get_figheight() - 0.4

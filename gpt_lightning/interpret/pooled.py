@@ -1,4 +1,4 @@
-"""Attention over sequences too long to draw: the T × T weights pooled into a picture of fixed size.
+"""Attention over sequences too long to draw: the T × T weights pooled into a fixed number of cells.
 
 Computed by blocks of rows in float32, so that the T × T weights never exist. Knows nothing of pictures or verdicts.
 
@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.hooks import checked_tokens, observed
+from gpt_lightning.interpret.hooks import looking
 
 
 @torch.no_grad()
 def pooled_attention(q_HTD: Tensor, k_HTD: Tensor, bins: int = 64, block: int = 128) -> tuple[Tensor, Tensor]:
-    """The causal attention of one sequence in cells of (almost) equally many positions: token t is in bin ⌊tB/T⌋.
+    """The causal attention of one sequence in cells of (almost) equal size: token t is in bin ⌊tB/T⌋.
 
     Args:
         q_HTD, k_HTD: As the attention kernel gets them: after positions and normalisation.
-        bins: B; where T is smaller, every token is a bin of its own, and both results are the plain weights.
+        bins: B; if T is smaller, every token is a bin of its own, and both results are the weights themselves.
         block: Rows at a time. Peak memory is a few tensors of H·block·T; the numbers do not depend on it.
 
     Returns:
-        `mean`: the mass that a query puts into a bin of keys, averaged over the bin's queries, so that a row sums to 1;
+        `mean`: the mass that a query puts on a bin of keys, averaged over its bin's queries, so that a row sums to 1;
         `max`: the largest single weight in the cell. Both (H, B, B) float32, shares from 0 to 1, NaN where every key
         is ahead of every query.
 
@@ -33,9 +33,9 @@ def pooled_attention(q_HTD: Tensor, k_HTD: Tensor, bins: int = 64, block: int = 
     """
     if q_HTD.dim() != 3 or q_HTD.shape != k_HTD.shape:
         shapes = f"{tuple(q_HTD.shape)}, {tuple(k_HTD.shape)}"
-        raise UserError(f"q and k must have one shape (heads, tokens, head width), not {shapes}")
+        raise UserError(f"The shapes of q and k must be the same (heads, tokens, head width), not {shapes}.")
     if bins < 1 or block < 1:
-        raise UserError(f"bins and block must be at least 1, not {bins} and {block}")
+        raise UserError(f"The numbers bins and block must be at least 1, not {bins} and {block}.")
     H, T, D = q_HTD.shape
     B = min(bins, T)
     bin_T = torch.arange(T, device=q_HTD.device) * B // T
@@ -69,13 +69,12 @@ def attention_pooled_maps(model: nn.Module, tokens_T: Tensor, bins: int = 64) ->
     Raises:
         UserError: tokens of another shape, too long for the context, or not in the vocabulary.
     """
-    tokens_BT = checked_tokens(model, tokens_T[None])
     maps: list[tuple[Tensor, Tensor]] = []
 
     def on_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> None:
         mean_HBB, max_HBB = pooled_attention(q[0], k[0], bins)
         maps.append((mean_HBB.cpu(), max_HBB.cpu()))
 
-    with observed(model, on_attention):
-        model.hidden_states(tokens_BT)
+    with looking(model, tokens_T[None], on_attention=on_attention) as (sequence_1T,):
+        model.hidden_states(sequence_1T)
     return maps

@@ -1,4 +1,4 @@
-"""Texts made to ask a network one question: random tokens, and random tokens repeated. Seeded, hence fixed for a run.
+"""Texts that ask a network one question: random tokens, and random tokens repeated. Always the same ones.
 
 Their tokens are drawn from those of a real text: a small network knows nothing of token ids that it never saw.
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 SEED = 0
 MOST_PERIOD = 64  # tokens before the repeat: long enough to tell induction from attention to a fixed distance
-LEAST_PERIOD = 8  # under this, a head that looks a few tokens back would pass for one that recognises the repeat
+LEAST_PERIOD = 8  # below this, a head that looks a few tokens back would pass for one that recognises the repeat
 
 
 def random_tokens(tokens_BT: Tensor, n: int, length: int) -> Tensor:
@@ -27,8 +27,8 @@ def repeated_tokens(tokens_BT: Tensor, n: int, context_length: int) -> tuple[Ten
     """`n` sequences of random distinct tokens that occur in `tokens_BT`, then the same again (Olsson et al. 2022).
 
     Returns:
-        The sequences, (n, 2·period) int64, and the period, at most 64; None if context or text are too small for a
-        period of 8.
+        The sequences, (n, 2·period) int64, and the period, at most 64; None if the context or the text is too small for
+        a period of 8.
     """
     types = tokens_BT.unique().cpu()
     period = min(MOST_PERIOD, context_length // 2, len(types))

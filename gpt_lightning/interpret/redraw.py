@@ -2,16 +2,33 @@
 
 Axes, ticks and texts (0.1 ms a letter) cost ten times as much as what they surround, and a training run draws the same
 pictures at every validation. This is matplotlib's blitting: keep the pixels of the frame, restore them, draw on top.
+
+A caller that draws again and again keeps frames of its own, in which nobody else draws: `kept_frames()`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+
+MOST_FRAMES = 8  # the depth scan needs six: matrices on five scales, and the entropy over time
+Frames = Callable[..., Any]  # frames(make, *arguments) is what make(*arguments) returns
+
+
+def new_frame(make: Callable, *arguments: Any) -> Any:
+    """The Frames of a caller that draws once: every frame is made anew."""
+    return make(*arguments)
+
+
+def kept_frames() -> Frames:
+    """Frames of one owner: those used last are kept for the same arguments. Without their owner they all go."""
+    return lru_cache(MOST_FRAMES)(new_frame)
 
 
 @dataclass(frozen=True)
@@ -20,7 +37,7 @@ class Drawn:
 
     Attributes:
         pixels: RGBA, (height, width, 4) uint8, a copy of its own.
-        figure: What was drawn, to look into at once: the frame's, which its next picture changes.
+        figure: The frame's figure, to look into at once: the next picture changes it.
     """
 
     pixels: np.ndarray
@@ -28,19 +45,19 @@ class Drawn:
 
 
 class Frame:
-    """A figure of which some artists change from picture to picture.
+    """A figure in which some artists change from picture to picture.
 
     Args:
         figure: Complete, with any contents.
         changing: The artists that change, and those that lie on top of them, such as the spines around an image.
-        seldom: Texts away from those, which are drawn again only when they say something else.
+        seldom: Texts away from those, drawn again only when they say something else.
     """
 
     def __init__(self, figure: Figure, changing: Iterable[Artist], seldom: Iterable[Text] = ()) -> None:
         self.figure, self.canvas = figure, FigureCanvasAgg(figure)
         self.changing, self.seldom = sorted(changing, key=lambda artist: artist.zorder), list(seldom)
         for artist in self.changing + self.seldom:
-            artist.set_animated(True)  # left out of the drawing of the whole
+            artist.set_animated(True)  # leaves it out when the figure is drawn
         self.canvas.draw()
         for artist in self.changing + self.seldom:
             artist.set_animated(False)

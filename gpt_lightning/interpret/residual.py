@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-RANK_TOKENS = 256  # per sequence: an eigendecomposition's time grows with the cube, and more hardly change the number
-MEDIAN_TOKENS = 64  # per sequence, evenly spaced: thousands of numbers fix a median that is compared with 1000 times it
+RANK_TOKENS = 256  # per sequence: an eigendecomposition's time grows with the cube, and more hardly change the rank
+MEDIAN_TOKENS = 64  # per sequence, evenly spaced: enough for a median, since only ratios near 1000 matter
 
 
 @torch.no_grad()
@@ -25,7 +25,8 @@ def residual_statistics(before_BTC: Tensor, after_BTC: Tensor) -> dict[str, Tens
     - `block_influence_centred`: the same after subtracting each sequence's mean over tokens: what all tokens share says
       nothing about any of them, yet can dominate the plain cosine.
     - `effective_rank`: in how many directions the tokens differ, see `effective_rank`; after layer norm, centred, and
-      without position 0, since a single massive token would turn 61.8 into 2.4. NaN under 3 tokens or for infinities.
+      without position 0, since a single massive token would turn 61.8 into 2.4. NaN for fewer than 3 tokens, or if
+      anything is infinite.
     """
     before, after = before_BTC.float(), after_BTC.float()
     max_B = torch.maximum(after.amax((1, 2)), -after.amin((1, 2)))
@@ -45,13 +46,13 @@ def residual_statistics(before_BTC: Tensor, after_BTC: Tensor) -> dict[str, Tens
 def effective_rank(x_BNC: Tensor) -> Tensor:
     """exp(entropy of the singular values, normalised to sum to 1) of each matrix, (B,) float32 (Roy & Vetterli 2007).
 
-    1 for a matrix of rank 1, n for n equal singular values; NaN for a matrix of zeros, without rows, or not finite.
+    1 for a matrix of rank 1, n for n equal singular values; NaN for a matrix that is zero, has no rows or isn't finite.
     """
     undefined_B = torch.full(x_BNC.shape[:1], math.nan)
     if 0 in x_BNC.shape or not x_BNC.isfinite().all():
         return undefined_B
-    # On the CPU: small matrices, for which a GPU's solver is slower. Through the smaller Gram matrix, in float64, whose
-    # eigenvalues are the squares; that is several times faster than the singular values themselves.
+    # On the CPU, since a GPU's solver is slower for small matrices. The eigenvalues of the smaller Gram matrix, in
+    # float64, are the squares of the singular values, and several times faster to compute.
     x_BNC = x_BNC.cpu().double()
     gram = x_BNC @ x_BNC.mT if x_BNC.size(1) < x_BNC.size(2) else x_BNC.mT @ x_BNC
     eigenvalues = torch.linalg.eigvalsh(gram)

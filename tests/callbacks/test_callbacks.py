@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 
 import callbacks
 from callbacks.checkpoints import BestCheckpoint
-from callbacks.when import TensorBoardCallback
+from callbacks.tensorboard import TensorBoardCallback
 from gpt_lightning.data.datamodule import TextDataModule
-from gpt_lightning.interpret.figures import entropy_frame, matrix_frame
-from gpt_lightning.interpret.galleries import gallery_frame
+from gpt_lightning.interpret.redraw import MOST_FRAMES
 from gpt_lightning.module import GPTModule
 
 
@@ -90,14 +89,22 @@ def test_a_resumed_scan_goes_on_with_its_history():
     assert (resumed.history, resumed._announced, resumed._validations) == (scan.history, [["dead layer", 1]], 2)
 
 
-def test_the_scan_keeps_no_figure_but_its_frames(tiny_config, corpus_file, tmp_path):
-    frames = (matrix_frame, entropy_frame, gallery_frame)
-    for frame in frames:
-        frame.cache_clear()
-    fit(tiny_config, corpus_file, tmp_path, [callbacks.DepthScan(2), callbacks.AttentionHeatmaps(8)], max_steps=15)
-    gc.collect()
-    alive = sum(issubclass(type(thing), Figure) for thing in gc.get_objects())
-    assert 0 < alive == sum(frame.cache_info().currsize for frame in frames) <= 8 + 1 + 4
+def test_the_scan_keeps_no_figure_but_its_frames_and_those_only_during_the_run(tiny_config, corpus_file, tmp_path):
+    def figures() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), Figure) for thing in gc.get_objects())
+
+    class Count(L.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            counts.append(figures() - before)
+            kept.append([callback.frames.cache_info().currsize for callback in drawing])
+
+    before, counts, kept = figures(), [], []
+    drawing = [callbacks.DepthScan(2), callbacks.AttentionHeatmaps(8)]
+    fit(tiny_config, corpus_file, tmp_path, [*drawing, Count()], max_steps=15)
+    assert counts == [sum(each) for each in kept]
+    assert all(0 < each <= MOST_FRAMES for each in kept[-1])
+    assert figures() == before
 
 
 def test_the_best_checkpoint_of_a_run_that_was_moved_is_remembered(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from callbacks import DepthScan, ExactResume, GracefulStop, LastCheckpoint, Stopped, TimeLimit
-from callbacks.when import ValidationCallback
+from callbacks.validation import ValidationCallback
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule

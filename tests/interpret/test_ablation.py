@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret import ablation, predictions
+from gpt_lightning.interpret import hooks
 from gpt_lightning.interpret.ablation import T_QUANTILES, Ablation, ablate, effect, interval
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.model import GPT, GPTConfig
@@ -31,13 +31,13 @@ def uncertain_gpt(**options) -> GPT:
     return gpt
 
 
-def hooks(model: torch.nn.Module) -> list:
+def hooks_of(model: torch.nn.Module) -> list:
     return [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
 
 
-def assert_same(found: Ablation, expected: Ablation, **tolerance: float) -> None:
+def assert_same(measured: Ablation, expected: Ablation, **tolerance: float) -> None:
     for name, value in vars(expected).items():
-        torch.testing.assert_close(getattr(found, name), value, msg=lambda m, name=name: f"{name}: {m}", **tolerance)
+        torch.testing.assert_close(getattr(measured, name), value, msg=lambda m, name=name: f"{name}: {m}", **tolerance)
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def brute_force(
     tokens: torch.Tensor,
     first_target: int = 1,
 ) -> Ablation:
-    """The definition: the whole network once per head, with the head's slice of what its layer projects replaced."""
+    """The definition: the entire network once per head, with the head's slice of what its layer projects replaced."""
 
     def losses() -> torch.Tensor:
         logits = logits_of(tokens)
@@ -117,14 +117,14 @@ def test_layer_norm_does_nothing_in_the_circuit():
 
 
 def test_only_the_two_heads_of_the_circuit_are_needed():
-    found = ablate(induction_circuit(PERIOD), repeated_sequences(8, PERIOD), first_target=SECOND_HALF)
-    assert found.baseline_n.max() < 1e-3
+    measured = ablate(induction_circuit(PERIOD), repeated_sequences(8, PERIOD), first_target=SECOND_HALF)
+    assert measured.baseline_n.max() < 1e-3
     for layer in (0, 1):
-        circuit_head, other_head = found.head_delta_LHn[layer]
+        circuit_head, other_head = measured.head_delta_LHn[layer]
         assert circuit_head.tolist() == pytest.approx([math.log(64)] * 8, abs=0.1)
         assert other_head.abs().max() < 1e-5
         assert (effect(circuit_head), effect(other_head)) == ("needed", "no effect")
-        torch.testing.assert_close(found.attention_delta_Ln[layer], circuit_head, atol=1e-4, rtol=0)
+        torch.testing.assert_close(measured.attention_delta_Ln[layer], circuit_head, atol=1e-4, rtol=0)
 
 
 def test_a_head_whose_output_is_not_read_changes_nothing_at_all():
@@ -132,9 +132,9 @@ def test_a_head_whose_output_is_not_read_changes_nothing_at_all():
     gpt = sharpened_gpt()
     with torch.no_grad():
         gpt.blocks[1].attention.output.weight[:, 8:] = 0  # head 1's slice
-    found = ablate(gpt, random_tokens(3, 30))
-    assert found.head_delta_LHn[1, 1].tolist() == [0] * 3
-    assert found.head_delta_LHn[1, 0].abs().min() > 0
+    measured = ablate(gpt, random_tokens(3, 30))
+    assert measured.head_delta_LHn[1, 1].tolist() == [0] * 3
+    assert measured.head_delta_LHn[1, 0].abs().min() > 0
 
 
 @pytest.mark.parametrize("most_numbers", [1, 7 * 50, 40 * 64, 2 * 40 * 64, 2**24])
@@ -142,8 +142,7 @@ def test_micro_batches_and_blocks_of_rows_change_no_number(most_numbers, monkeyp
     """The means too are over all sequences, not over those of a micro-batch."""
     gpt, tokens = uncertain_gpt(), random_tokens(3, 40)
     expected = brute_force_of(gpt, tokens)
-    monkeypatch.setattr(ablation, "MOST_NUMBERS", most_numbers)
-    monkeypatch.setattr(predictions, "MOST_NUMBERS", most_numbers)
+    monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
     assert_same(ablate(gpt, tokens), expected, atol=1e-5, rtol=0)
 
 
@@ -152,8 +151,7 @@ def test_no_tensor_is_larger_than_allowed(vocab_size, d_model, most_numbers, mon
     """Whether the logits are the largest (one sequence is too many) or the MLP (two of eight sequences fit)."""
 
     gpt = GPT(GPTConfig(2, 2, d_model, 64, vocab_size))
-    monkeypatch.setattr(ablation, "MOST_NUMBERS", most_numbers)
-    monkeypatch.setattr(predictions, "MOST_NUMBERS", most_numbers)
+    monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
     with Largest() as largest:
         ablate(gpt, random_tokens(8, 64))
     assert most_numbers / 8 < largest.numel <= most_numbers
@@ -161,9 +159,9 @@ def test_no_tensor_is_larger_than_allowed(vocab_size, d_model, most_numbers, mon
 
 def test_shapes_and_progress():
     calls = []
-    found = ablate(sharpened_gpt(n_layer=3), random_tokens(4, 20), on_progress=lambda: calls.append(1))
+    measured = ablate(sharpened_gpt(n_layer=3), random_tokens(4, 20), on_progress=lambda: calls.append(1))
     assert len(calls) == 3
-    assert {name: tuple(value.shape) for name, value in vars(found).items()} == {
+    assert {name: tuple(value.shape) for name, value in vars(measured).items()} == {
         "baseline_n": (4,),
         "head_delta_LHn": (3, 2, 4),
         "attention_delta_Ln": (3, 4),
@@ -196,16 +194,16 @@ def test_autocast_does_not_reach_the_ablation():
     gpt, tokens = sharpened_gpt(), random_tokens(2, 30)
     expected = ablate(gpt, tokens)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = ablate(gpt, tokens)
-    assert_same(found, expected, atol=0, rtol=0)
+        measured = ablate(gpt, tokens)
+    assert_same(measured, expected, atol=0, rtol=0)
 
 
 def test_a_network_in_bfloat16():
     gpt, tokens = induction_circuit(PERIOD), repeated_sequences(2, PERIOD)
-    found = ablate(gpt.bfloat16(), tokens, first_target=SECOND_HALF)
-    assert all(value.dtype == torch.float32 for value in vars(found).values())
+    measured = ablate(gpt.bfloat16(), tokens, first_target=SECOND_HALF)
+    assert all(value.dtype == torch.float32 for value in vars(measured).values())
     # bf16 keeps 8 bits, so that the logits themselves are off by up to 0.4%.
-    assert found.head_delta_LHn[:, 0].flatten().tolist() == pytest.approx([math.log(64)] * 4, abs=0.3)
+    assert measured.head_delta_LHn[:, 0].flatten().tolist() == pytest.approx([math.log(64)] * 4, abs=0.3)
 
 
 def test_a_network_with_activation_checkpointing():
@@ -213,7 +211,7 @@ def test_a_network_with_activation_checkpointing():
     expected = ablate(gpt, tokens)
     with_checkpointed_blocks(gpt)
     assert_same(ablate(gpt, tokens), expected, atol=0, rtol=0)
-    assert hooks(gpt) == []
+    assert hooks_of(gpt) == []
 
 
 def test_the_network_is_left_as_it_was():
@@ -223,7 +221,7 @@ def test_the_network_is_left_as_it_was():
     weights = copy.deepcopy(gpt.state_dict())
     random_state = torch.get_rng_state()
     first, second = ablate(gpt, random_tokens(2, 20)), ablate(gpt, random_tokens(2, 20))
-    assert hooks(gpt) == []
+    assert hooks_of(gpt) == []
     assert [module.training for module in gpt.modules()] == modes
     assert torch.get_rng_state().equal(random_state)
     assert all(gpt.state_dict()[name].equal(weight) for name, weight in weights.items())
@@ -250,7 +248,7 @@ def test_the_network_is_left_as_it_was_when_ablation_fails(call, monkeypatch):
     monkeypatch.setattr(gpt.blocks[1].mlp, "forward", fail_at_call)
     with pytest.raises(RuntimeError, match="out of memory"):
         ablate(gpt, random_tokens(2, 20), on_progress=fail)
-    assert hooks(gpt) == []
+    assert hooks_of(gpt) == []
     assert [module.training for module in gpt.modules()] == modes
     assert torch.is_grad_enabled()
 
@@ -266,8 +264,8 @@ def test_the_network_is_left_as_it_was_when_ablation_fails(call, monkeypatch):
     ],
 )
 def test_intervals_by_hand(deltas, mean, half):
-    found = interval(torch.tensor(deltas, dtype=torch.float32))
-    assert found == pytest.approx((mean, mean - half, mean + half), abs=1e-6)
+    measured = interval(torch.tensor(deltas, dtype=torch.float32))
+    assert measured == pytest.approx((mean, mean - half, mean + half), abs=1e-6)
 
 
 def test_quantiles_are_those_of_students_distribution():

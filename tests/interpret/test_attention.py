@@ -43,70 +43,70 @@ def harmonic(T: int) -> float:
 
 @pytest.mark.parametrize(("T", "mean_over_all_rows"), [(64, 3.205753), (256, 4.559599), (1024, 5.935754)])
 def test_entropy_of_uniform_attention(T, mean_over_all_rows):
-    found = attention_statistics(*uniform(T))
+    statistics = attention_statistics(*uniform(T))
     # The known values divide by T rows; the metric leaves out row 0, whose entropy is 0, so its mean divides by T - 1.
-    assert found["entropy"].item() * (T - 1) / T == pytest.approx(mean_over_all_rows, abs=1e-5)
-    assert found["entropy"].item() == pytest.approx(math.lgamma(T + 1) / (T - 1), abs=1e-5)
+    assert statistics["entropy"].item() * (T - 1) / T == pytest.approx(mean_over_all_rows, abs=1e-5)
+    assert statistics["entropy"].item() == pytest.approx(math.lgamma(T + 1) / (T - 1), abs=1e-5)
     for name in ("normalized_entropy", "normalized_entropy_p10", "normalized_entropy_p90"):
-        assert found[name].item() == pytest.approx(1, abs=1e-5)
-        assert found[name].item() <= 1
+        assert statistics[name].item() == pytest.approx(1, abs=1e-5)
+        assert statistics[name].item() <= 1
 
 
 @pytest.mark.parametrize(("T", "known"), [(8, 0.339732), (10, 0.292897), (64, 0.074123)])
 def test_first_position_mass_of_uniform_attention(T, known):
-    found = attention_statistics(*uniform(T))
-    assert found["first_position_mass"].item() == pytest.approx(known, abs=1e-6)
-    assert found["first_position_mass"].item() == pytest.approx(harmonic(T) / T, abs=1e-6)
+    statistics = attention_statistics(*uniform(T))
+    assert statistics["first_position_mass"].item() == pytest.approx(known, abs=1e-6)
+    assert statistics["first_position_mass"].item() == pytest.approx(harmonic(T) / T, abs=1e-6)
 
 
 def test_first_position_mass_at_64_tokens_does_not_depend_on_the_length():
-    found = attention_statistics(*uniform(1024))
-    assert found["first_position_mass_64"].item() == pytest.approx(0.074123, abs=1e-6)
-    assert found["first_position_mass"].item() == pytest.approx(harmonic(1024) / 1024, abs=1e-6)
+    statistics = attention_statistics(*uniform(1024))
+    assert statistics["first_position_mass_64"].item() == pytest.approx(0.074123, abs=1e-6)
+    assert statistics["first_position_mass"].item() == pytest.approx(harmonic(1024) / 1024, abs=1e-6)
 
 
 def test_identity_attention_is_no_stripe():
-    found = attention_statistics(*heads_that_look_at(torch.arange(64)))
-    assert found["entropy"].item() == 0
+    statistics = attention_statistics(*heads_that_look_at(torch.arange(64)))
+    assert statistics["entropy"].item() == 0
     # Column k holds one row of mass; the shortest that counts has 16 rows. Unguarded, column 63 would be 1.0.
-    assert found["stripe"].item() == pytest.approx(1 / 16)
-    assert found["local_mass"].item() == pytest.approx(1)
-    assert found["previous_token"].item() == 0
+    assert statistics["stripe"].item() == pytest.approx(1 / 16)
+    assert statistics["local_mass"].item() == pytest.approx(1)
+    assert statistics["previous_token"].item() == 0
 
 
 def test_all_mass_on_the_first_token():
-    found = attention_statistics(*heads_that_look_at(torch.zeros(64, dtype=torch.long)))
+    statistics = attention_statistics(*heads_that_look_at(torch.zeros(64, dtype=torch.long)))
     expected = {"entropy": 0, "normalized_entropy_p90": 0, "first_position_mass": 1, "first_position_mass_64": 1}
     expected |= {"sink_rate": 1, "stripe": 0, "local_mass": 0}
-    assert {name: found[name].item() for name in expected} == pytest.approx(expected)
+    assert {name: statistics[name].item() for name in expected} == pytest.approx(expected)
 
 
 def test_an_exact_previous_token_head():
     T = 64
-    found = attention_statistics(*heads_that_look_at((torch.arange(T) - 1).clamp_min(0)))
-    assert found["previous_token"].item() == 1
-    assert found["first_position_mass"].item() == pytest.approx(2 / T)  # rows 0 and 1
-    assert found["local_mass"].item() == 1
-    assert found["sink_rate"].item() == 0
+    statistics = attention_statistics(*heads_that_look_at((torch.arange(T) - 1).clamp_min(0)))
+    assert statistics["previous_token"].item() == 1
+    assert statistics["first_position_mass"].item() == pytest.approx(2 / T)  # rows 0 and 1
+    assert statistics["local_mass"].item() == 1
+    assert statistics["sink_rate"].item() == 0
 
 
 @pytest.mark.parametrize(("key", "fires"), [(1, True), (48, True), (49, False), (63, False)])
 def test_a_stripe_needs_a_column_of_16_rows(key, fires):
     """At T = 64 the last column that counts is 64 - 16 = 48; every row that can look at `key` does."""
     rows = torch.arange(64)
-    found = attention_statistics(*heads_that_look_at(torch.where(rows >= key, key, rows)))
+    statistics = attention_statistics(*heads_that_look_at(torch.where(rows >= key, key, rows)))
     if fires:
-        assert found["stripe"].item() == pytest.approx(1)
-        assert found["stripe_position"].item() == key
+        assert statistics["stripe"].item() == pytest.approx(1)
+        assert statistics["stripe_position"].item() == key
     else:
-        assert found["stripe"].item() < 0.3
+        assert statistics["stripe"].item() < 0.3
 
 
 def test_a_stripe_needs_an_eighth_of_a_long_sequence():
     rows = torch.arange(256)
     for key, fires in ((224, True), (225, False)):
-        found = attention_statistics(*heads_that_look_at(torch.where(rows >= key, key, rows)))
-        assert (found["stripe"].item() > 0.3) == fires
+        statistics = attention_statistics(*heads_that_look_at(torch.where(rows >= key, key, rows)))
+        assert (statistics["stripe"].item() > 0.3) == fires
 
 
 def test_a_drained_first_value_lowers_its_weighted_share():
@@ -117,34 +117,34 @@ def test_a_drained_first_value_lowers_its_weighted_share():
     assert active["value_weighted_first_position_share"].item() == pytest.approx(0.074123, abs=1e-6)
     drained = v.clone()
     drained[:, :, 0] *= 0.01
-    found = attention_statistics(q, k, drained)
+    statistics = attention_statistics(q, k, drained)
     expected = sum(0.01 / (0.01 + t) for t in range(T)) / T  # row t: 0.01 on position 0, t ones behind it
-    assert found["value_weighted_first_position_share"].item() == pytest.approx(expected, abs=1e-6)
-    assert found["first_position_mass"].item() == pytest.approx(0.074123, abs=1e-6)
+    assert statistics["value_weighted_first_position_share"].item() == pytest.approx(expected, abs=1e-6)
+    assert statistics["first_position_mass"].item() == pytest.approx(0.074123, abs=1e-6)
     drained[:, :, 0] = 0
     assert attention_statistics(q, k, drained)["value_weighted_first_position_share"].item() == 0
 
 
 def test_local_mass_of_uniform_attention_is_its_baseline():
-    found = attention_statistics(*uniform(64))
+    statistics = attention_statistics(*uniform(64))
     expected = sum(8 / (t + 1) for t in range(8, 64)) / 56
-    assert found["local_mass_baseline"].item() == pytest.approx(expected, abs=1e-6)
-    assert found["local_mass"].item() == pytest.approx(expected, abs=1e-6)
+    assert statistics["local_mass_baseline"].item() == pytest.approx(expected, abs=1e-6)
+    assert statistics["local_mass"].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_local_mass_counts_eight_tokens_the_query_among_them():
     rows = torch.arange(64)
     for offset, inside in ((7, 1), (8, 0)):
-        found = attention_statistics(*heads_that_look_at((rows - offset).clamp_min(0)))
-        assert found["local_mass"].item() == pytest.approx(inside)
+        statistics = attention_statistics(*heads_that_look_at((rows - offset).clamp_min(0)))
+        assert statistics["local_mass"].item() == pytest.approx(inside)
 
 
 def test_percentiles_show_both_modes_of_a_bimodal_head():
     q, k, v = heads_that_look_at(torch.zeros(64, dtype=torch.long))
     q[:, :, ::2] = 0  # half of the rows uniform, half on one key
-    found = attention_statistics(q, k, v)
-    assert found["normalized_entropy_p10"].item() == pytest.approx(0, abs=1e-6)
-    assert found["normalized_entropy_p90"].item() == pytest.approx(1, abs=1e-6)
+    statistics = attention_statistics(q, k, v)
+    assert statistics["normalized_entropy_p10"].item() == pytest.approx(0, abs=1e-6)
+    assert statistics["normalized_entropy_p90"].item() == pytest.approx(1, abs=1e-6)
 
 
 def test_every_metric_equals_its_definition_in_float64():
@@ -185,12 +185,12 @@ def test_every_metric_equals_its_definition_in_float64():
         "max_logit": peak,
         "output_norm": added.norm(dim=-1).mean(-1),
     }
-    found = attention_statistics(q, k, v, weight_CC, frequent_BT)
-    assert found.keys() == expected.keys()
+    statistics = attention_statistics(q, k, v, weight_CC, frequent_BT)
+    assert statistics.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name].shape == (B, H)
-        assert found[name].dtype == torch.float32
-        torch.testing.assert_close(found[name].double(), value.double(), atol=2e-5, rtol=2e-5, msg=name)
+        assert statistics[name].shape == (B, H)
+        assert statistics[name].dtype == torch.float32
+        torch.testing.assert_close(statistics[name].double(), value.double(), atol=2e-5, rtol=2e-5, msg=name)
 
 
 def test_output_norm_without_a_projection_is_that_of_the_mixed_values():
@@ -203,18 +203,18 @@ def test_output_norm_without_a_projection_is_that_of_the_mixed_values():
 def test_the_block_of_rows_changes_no_number(block):
     qkv = random_qkv()
     expected = attention_statistics(*qkv)
-    found = attention_statistics(*qkv, block=block)
+    statistics = attention_statistics(*qkv, block=block)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
+        torch.testing.assert_close(statistics[name], value, atol=1e-6, rtol=1e-5, msg=name)
 
 
 def test_sharp_logits_give_finite_entropy():
     q, k, v = random_qkv()
     q = q.sign() * 300 / math.sqrt(q.size(-1))
     k = k.sign()
-    found = attention_statistics(q, k, v)
-    assert found["max_logit"].max().item() == pytest.approx(300, rel=1e-5)
-    for name, value in found.items():
+    statistics = attention_statistics(q, k, v)
+    assert statistics["max_logit"].max().item() == pytest.approx(300, rel=1e-5)
+    for name, value in statistics.items():
         assert value.isfinite().all(), name
         assert value.min() >= 0, name
 
@@ -224,20 +224,20 @@ def test_entropy_of_two_close_logits_among_huge_ones():
     q = torch.tensor([0.0, 1.0])[None, None, :, None]
     k = torch.tensor([300.0, 299.0])[None, None, :, None]
     p = 1 / (1 + math.exp(-1))
-    found = attention_statistics(q, k, torch.ones_like(k))["entropy"].item()
-    assert found == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), abs=1e-6)
+    entropy = attention_statistics(q, k, torch.ones_like(k))["entropy"].item()
+    assert entropy == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), abs=1e-6)
 
 
 def test_bfloat16_inputs_are_computed_in_float32():
     q, k, v = random_qkv(logits=2)
     exact = attention_statistics(q, k, v)
     half = [x.bfloat16() for x in (q, k, v)]
-    found = attention_statistics(*half)
+    statistics = attention_statistics(*half)
     upcast = attention_statistics(*(x.float() for x in half))
     for name in exact:
-        assert found[name].dtype == torch.float32
-        torch.testing.assert_close(found[name], upcast[name], rtol=0, atol=0, equal_nan=True)
-    torch.testing.assert_close(found["entropy"], exact["entropy"], atol=0.02, rtol=0)
+        assert statistics[name].dtype == torch.float32
+        torch.testing.assert_close(statistics[name], upcast[name], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(statistics["entropy"], exact["entropy"], atol=0.02, rtol=0)
 
 
 def test_autocast_does_not_reach_the_statistics():
@@ -245,10 +245,10 @@ def test_autocast_does_not_reach_the_statistics():
     weight_CC = torch.randn(24, 24)
     expected = attention_statistics(q, k, v, weight_CC)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = attention_statistics(q, k, v, weight_CC)
+        statistics = attention_statistics(q, k, v, weight_CC)
         pattern = attention_pattern(q, k)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
+        torch.testing.assert_close(statistics[name], expected[name], rtol=0, atol=0)
     torch.testing.assert_close(pattern, attention_pattern(q, k), rtol=0, atol=0)
 
 
@@ -271,20 +271,20 @@ def test_short_sequences_leave_metrics_undefined():
         64: set(),
     }
     for T, names in undefined.items():
-        found = attention_statistics(*random_qkv(T=T))
-        assert {name for name, value in found.items() if not value.isfinite().all()} == names, T
-        assert all(found[name].isnan().all() for name in names)
+        statistics = attention_statistics(*random_qkv(T=T))
+        assert {name for name, value in statistics.items() if not value.isfinite().all()} == names, T
+        assert all(statistics[name].isnan().all() for name in names)
 
 
 def test_a_head_that_is_not_finite_does_not_touch_the_others():
     q, k, v = random_qkv()
     expected = attention_statistics(q, k, v)
     q[0, 1, 5, 0] = math.nan
-    found = attention_statistics(q, k, v)
+    statistics = attention_statistics(q, k, v)
     for name in ("entropy", "max_logit", "output_norm", "normalized_entropy", "first_position_mass", "stripe"):
-        assert found[name][0, 1].isnan(), name
-        found[name][0, 1] = expected[name][0, 1]
-        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
+        assert statistics[name][0, 1].isnan(), name
+        statistics[name][0, 1] = expected[name][0, 1]
+        torch.testing.assert_close(statistics[name], expected[name], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_no_logits_within_the_limit_have_less_entropy_than_the_floor(limit, keys
     # Some keys at the top and the others at the bottom: the worst that there is, and what the floor describes.
     extremes = entropy_of(torch.ones(keys, keys).tril() * 2 * limit - limit).min().item()
     assert floor <= min(scattered, extremes) + 1e-6
-    assert floor == pytest.approx(extremes, rel=0.02, abs=1e-5)  # the number of keys at the top need not be whole
+    assert floor == pytest.approx(extremes, rel=0.02, abs=1e-5)  # the number of keys at the top need not be an integer
 
 
 def test_the_floor_of_no_logits_is_uniform_attention():
@@ -328,16 +328,16 @@ def test_the_floor_of_no_logits_is_uniform_attention():
 
 def test_uniform_attention_prefers_no_token():
     frequent_BT = torch.rand(1, 64, generator=torch.Generator().manual_seed(0)) < 0.5
-    found = attention_statistics(*uniform(64), frequent_BT=frequent_BT)
-    assert found["frequent_token_excess"].item() == pytest.approx(0, abs=1e-6)
+    statistics = attention_statistics(*uniform(64), frequent_BT=frequent_BT)
+    assert statistics["frequent_token_excess"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_a_head_that_looks_at_frequent_tokens_only():
     """Every fourth token is frequent, the first among them: the excess is what the three others would have got."""
     rows = torch.arange(64)
-    found = attention_statistics(*heads_that_look_at(rows - rows % 4), frequent_BT=(rows % 4 == 0)[None])
+    statistics = attention_statistics(*heads_that_look_at(rows - rows % 4), frequent_BT=(rows % 4 == 0)[None])
     share = ((rows // 4 + 1) / (rows + 1))[1:].mean()
-    assert found["frequent_token_excess"].item() == pytest.approx(1 - share.item(), abs=1e-5)
+    assert statistics["frequent_token_excess"].item() == pytest.approx(1 - share.item(), abs=1e-5)
 
 
 def test_the_most_frequent_tokens():
@@ -356,18 +356,18 @@ def test_induction_and_duplicate_heads(bos):
     assert repeat_statistics(q, k, period)["induction"].item() == pytest.approx(1)
     assert repeat_statistics(q, k, period)["duplicate_token"].item() == pytest.approx(0)
     both = q + heads_that_look_at(copy)[0]
-    found = {name: value.item() for name, value in repeat_statistics(both, k, period).items()}
-    assert found == pytest.approx({"induction": 0.5, "duplicate_token": 0.5})
+    statistics = {name: value.item() for name, value in repeat_statistics(both, k, period).items()}
+    assert statistics == pytest.approx({"induction": 0.5, "duplicate_token": 0.5})
 
 
 def test_repeat_statistics_equal_their_definition():
     q, k, _ = random_qkv(T=41)
     A = attention_pattern(q, k)
-    found = repeat_statistics(q, k, period=20)
+    statistics = repeat_statistics(q, k, period=20)
     rows = range(21, 41)
     for name, back in (("induction", 19), ("duplicate_token", 20)):
         expected = torch.stack([A[..., t, t - back] for t in rows], -1).mean(-1)
-        torch.testing.assert_close(found[name], expected)
+        torch.testing.assert_close(statistics[name], expected)
 
 
 @pytest.mark.parametrize("period", [1, 21])

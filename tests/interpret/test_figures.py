@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_lightning.interpret.figures import (
-    entropy_over_time,
-    figure_to_array,
-    figure_to_png,
-    head_matrix,
-    metric_norm,
-    overview,
-    round_up,
-)
+from gpt_lightning.interpret.draw.canvas import pixels_of, to_png
+from gpt_lightning.interpret.figures import entropy_over_time, head_matrix, metric_norm, overview, round_up
 from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS, PICTURED
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.verdicts import KINDS, Verdict
@@ -45,8 +38,13 @@ def made_up_result(L: int, H: int) -> DepthScanResult:
     return DepthScanResult(heads, layers, verdicts, sequences=2, tokens=64, step=300, stripe_places=places)
 
 
+def figure_to_array(picture) -> np.ndarray:
+    """Its colours, (3, height, width) uint8."""
+    return pixels_of(picture)[..., :3].transpose(2, 0, 1).copy()
+
+
 def texts_of(picture) -> list[str]:
-    """Of a Figure, which is its own `figure`, or of what was Drawn last of its frame."""
+    """Of a Figure, which is its own `figure`, or of the last picture Drawn in a frame."""
     return [text.get_text() for text in picture.figure.findobj(matplotlib.text.Text) if text.get_text()]
 
 
@@ -204,13 +202,13 @@ def test_pictures_are_deterministic(scanned):
     assert np.array_equal(
         figure_to_array(head_matrix(scanned, "entropy")), figure_to_array(head_matrix(scanned, "entropy"))
     )
-    assert figure_to_png(head_matrix(scanned, "entropy")) == figure_to_png(head_matrix(scanned, "entropy"))
+    assert to_png(head_matrix(scanned, "entropy")) == to_png(head_matrix(scanned, "entropy"))
 
 
 def test_a_png_is_the_same_picture_as_the_array(scanned):
     drawn = head_matrix(scanned, "entropy")
     for picture in (drawn, drawn.figure):
-        decoded = matplotlib.image.imread(io.BytesIO(figure_to_png(picture)))
+        decoded = matplotlib.image.imread(io.BytesIO(to_png(picture)))
         np.testing.assert_allclose(decoded[..., :3].transpose(2, 0, 1) * 255, figure_to_array(picture), atol=0.5)
 
 
@@ -218,7 +216,7 @@ def test_pyplot_keeps_no_figure(scanned):
     import matplotlib.pyplot as plt
 
     figure_to_array(head_matrix(scanned, "entropy"))
-    figure_to_png(entropy_over_time([0], torch.rand(1, 2)))
+    to_png(entropy_over_time([0], torch.rand(1, 2)))
     assert plt.get_fignums() == []
 
 

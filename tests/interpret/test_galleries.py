@@ -1,4 +1,4 @@
-"""Attention pictures: they draw any weights and texts, without a warning, no larger than a screen; and which heads."""
+"""Attention pictures: they draw any weights and texts, without a warning, no larger than a screen."""
 
 import math
 import warnings
@@ -8,21 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_lightning.interpret.figures import figure_to_array
 from gpt_lightning.interpret.galleries import (
     HeadPanel,
     attention_gallery,
-    choose_heads,
-    gallery_frame,
     head_gallery,
     pooled_gallery,
 )
-from gpt_lightning.interpret.verdicts import KINDS, Verdict
+from gpt_lightning.interpret.redraw import Frames, kept_frames, new_frame
+from gpt_lightning.interpret.verdicts import Verdict
 from tests.interpret.test_figures import (
     MIXED,
     assert_no_texts_overlap,
     assert_nothing_is_clipped,
-    made_up_result,
+    figure_to_array,
     texts_of,
 )
 
@@ -61,8 +59,9 @@ def causal(H: int, T: int) -> torch.Tensor:
     return torch.randn(H, T, T).masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -math.inf).softmax(-1)
 
 
-def gallery(H: int, T: int, texts=("the", "␣cat"), verdict: Verdict = MIXED):
-    return attention_gallery(causal(H, T), [texts[i % len(texts)] for i in range(T)], [verdict] * H, layer=3)
+def gallery(H: int, T: int, texts=("the", "␣cat"), frames: Frames = new_frame):
+    labels = [texts[i % len(texts)] for i in range(T)]
+    return attention_gallery(causal(H, T), labels, [MIXED] * H, layer=3, frames=frames)
 
 
 @pytest.mark.parametrize(("H", "T"), [(1, 2), (2, 8), (4, 48), (5, 49), (12, 20), (25, 128)])
@@ -169,50 +168,6 @@ def test_chosen_heads_show_their_own_weights_of_at_most_128_tokens():
     assert (images[0] != images[1]).any()
 
 
-def test_every_kind_has_its_clearest_head():
-    result = made_up_result(1, 4)
-    kinds = {"previous-token": "previous_token", "sink (no-op)": "first_position_mass", "local": "local_mass"}
-    kinds |= {"induction": "induction", "duplicate-token": "duplicate_token", "diffuse": "normalized_entropy"}
-    kinds |= {"stripe": "stripe"}
-    for kind, metric in kinds.items():
-        result.verdicts = [[MIXED] + [Verdict(kind, kind, "why")] * 3]
-        result.heads[metric] = torch.tensor([[0.9, math.nan, 0.5, 0.7]])
-        assert (0, 3) in choose_heads(result, 2), kind
-        del result.heads[metric]
-        assert (0, 1) in choose_heads(result, 2), kind  # without the metric the first
-    result.verdicts = [[Verdict("dead?", "dead?", "why")] * 4]
-    result.heads["output_norm_relative_to_residual"] = torch.tensor([[3.0, 1.0, 2.0, 4.0]])
-    assert choose_heads(result) == [(0, 1), (0, 2), (0, 0), (0, 3)]
-
-
-def verdicts_of(*kinds: str) -> list[list[Verdict]]:
-    return [[Verdict(kind, kind, "why") for kind in kinds]]
-
-
-def test_what_stands_out_comes_first_and_every_other_kind_keeps_its_place():
-    result = made_up_result(1, 30)
-    result.heads["stripe"] = torch.arange(30.0)[None]
-    result.verdicts = verdicts_of(*["mixed"] * 3, *["stripe"] * 20, *["broken"] * 5, "local", "diffuse")
-    chosen = choose_heads(result)
-    kinds = [result.verdicts[layer][head].kind for layer, head in chosen]
-    assert kinds == ["broken"] * 5 + ["stripe"] * 4 + ["local", "diffuse", "mixed"]
-    assert chosen[5:9] == [(0, 22), (0, 21), (0, 20), (0, 19)]
-    assert chosen == choose_heads(result)
-    result.verdicts = verdicts_of(*["broken"] * 25, *["stripe"] * 5)
-    kinds = [result.verdicts[layer][head].kind for layer, head in choose_heads(result)]
-    assert kinds == ["broken"] * 7 + ["stripe"] * 5  # all are for what stands out, and each kind has its turn
-
-
-def test_a_choice_is_never_longer_than_asked_for_nor_twice_the_same():
-    result = made_up_result(4, 12)
-    for most in (1, 2, 5, 12, 48):
-        chosen = choose_heads(result, most)
-        assert len(chosen) == len(set(chosen)) <= most
-        assert KINDS[result.verdicts[chosen[0][0]][chosen[0][1]].kind].stands_out
-    result.verdicts = [[MIXED] * 12] * 4
-    assert choose_heads(result) == [(0, 0)]
-
-
 def pooled(H: int, B: int) -> torch.Tensor:
     return causal(H, B).masked_fill(torch.ones(B, B, dtype=torch.bool).triu(1), math.nan)
 
@@ -264,6 +219,6 @@ def test_a_gallery_is_drawn_once_and_twice_the_same(monkeypatch):
     draws = []
     original = matplotlib.figure.Figure.draw
     monkeypatch.setattr(matplotlib.figure.Figure, "draw", lambda self, *args: draws.append(1) or original(self, *args))
-    gallery_frame.cache_clear()
-    assert np.array_equal(figure_to_array(gallery(2, 12)), figure_to_array(gallery(2, 12)))
+    one, other = (gallery(2, 12, frames=frames) for frames in [kept_frames()] * 2)
+    assert np.array_equal(one.pixels, other.pixels)
     assert len(draws) == 1

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_lightning.interpret.figures import figure_to_array
 from gpt_lightning.interpret.metrics import HEAD_METRICS
 from gpt_lightning.interpret.plots import (
     COMPARED,
@@ -20,6 +19,7 @@ from gpt_lightning.interpret.plots import (
 from tests.interpret.test_figures import (
     assert_no_texts_overlap,
     assert_nothing_is_clipped,
+    figure_to_array,
     made_up_result,
     texts_of,
 )

@@ -18,7 +18,7 @@ def random_qk(H: int = 3, T: int = 200, D: int = 8) -> tuple[torch.Tensor, torch
 
 
 def dense(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """The whole pattern in float64."""
+    """The full pattern in float64."""
     logits = q.double() @ k.double().mT / math.sqrt(q.size(-1))
     future = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1)
     return logits.masked_fill(future, -math.inf).softmax(-1)
@@ -41,10 +41,10 @@ def pooled_by_definition(weights: torch.Tensor, bins: int) -> tuple[torch.Tensor
 def test_pooling_by_blocks_equals_the_dense_definition(bins, block):
     q, k = random_qk()
     expected = pooled_by_definition(dense(q, k), bins)
-    for found, exact in zip(pooled_attention(q, k, bins, block), expected, strict=True):
-        assert found.shape == (3, bins, bins)
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found.double(), exact, atol=1e-6, rtol=1e-5, equal_nan=True)
+    for pooled, exact in zip(pooled_attention(q, k, bins, block), expected, strict=True):
+        assert pooled.shape == (3, bins, bins)
+        assert pooled.dtype == torch.float32
+        torch.testing.assert_close(pooled.double(), exact, atol=1e-6, rtol=1e-5, equal_nan=True)
 
 
 def test_a_row_of_the_mean_is_all_of_a_querys_attention():
@@ -57,9 +57,9 @@ def test_a_row_of_the_mean_is_all_of_a_querys_attention():
 def test_where_every_token_has_a_bin_it_is_the_pattern_itself():
     q, k = random_qk(T=40)
     exact = dense(q, k).float()
-    for found in pooled_attention(q, k, bins=64, block=16):
-        assert found.shape == (3, 40, 40)
-        torch.testing.assert_close(found.nan_to_num(), exact, atol=1e-6, rtol=1e-5)
+    for pooled in pooled_attention(q, k, bins=64, block=16):
+        assert pooled.shape == (3, 40, 40)
+        torch.testing.assert_close(pooled.nan_to_num(), exact, atol=1e-6, rtol=1e-5)
 
 
 def test_no_tensor_is_larger_than_a_block_of_rows():
@@ -74,8 +74,8 @@ def test_autocast_and_half_precision_do_not_reach_the_weights():
     q, k = (x.bfloat16() for x in random_qk())
     expected = pooled_attention(q.float(), k.float(), bins=16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = pooled_attention(q, k, bins=16)
-    for one, other in zip(found, expected, strict=True):
+        pooled = pooled_attention(q, k, bins=16)
+    for one, other in zip(pooled, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
@@ -83,17 +83,17 @@ def test_a_head_that_is_not_finite_does_not_touch_the_others():
     q, k = random_qk()
     expected = pooled_attention(q, k, bins=16)
     q[1, 100] = math.nan
-    for found, exact in zip(pooled_attention(q, k, bins=16), expected, strict=True):
-        assert found[1, 8, 0].isnan()  # of query 100
-        torch.testing.assert_close(found[[0, 2]], exact[[0, 2]], rtol=0, atol=0, equal_nan=True)
+    for pooled, exact in zip(pooled_attention(q, k, bins=16), expected, strict=True):
+        assert pooled[1, 8, 0].isnan()  # of query 100
+        torch.testing.assert_close(pooled[[0, 2]], exact[[0, 2]], rtol=0, atol=0, equal_nan=True)
 
 
 def test_maps_of_a_network_are_its_attention_pooled():
     gpt, tokens = sharpened_gpt().train(), random_tokens(1, 70)[0]
     maps, patterns = attention_pooled_maps(gpt, tokens, bins=16), attention_maps(gpt, tokens)
     assert len(maps) == len(patterns) == 2
-    for found, pattern in zip(maps, patterns, strict=True):
-        for one, exact in zip(found, pooled_by_definition(pattern.double(), 16), strict=True):
+    for pooled, pattern in zip(maps, patterns, strict=True):
+        for one, exact in zip(pooled, pooled_by_definition(pattern.double(), 16), strict=True):
             torch.testing.assert_close(one.double(), exact, atol=1e-5, rtol=1e-4, equal_nan=True)
     assert gpt.training
 

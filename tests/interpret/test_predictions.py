@@ -1,11 +1,11 @@
-"""The loss of every prediction, against the logits of the whole text at once."""
+"""The loss of every prediction, against the logits of all the text at once."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret import predictions
+from gpt_lightning.interpret import hooks
 from gpt_lightning.interpret.predictions import cross_entropies
 from tests.interpret.conftest import random_tokens, sharpened_gpt
 
@@ -13,14 +13,14 @@ from tests.interpret.conftest import random_tokens, sharpened_gpt
 @pytest.mark.parametrize("most_numbers", [1, 700, 2**24])
 def test_losses_equal_those_of_all_logits_at_once(most_numbers, monkeypatch):
     """However small the pieces: sequence by sequence and row by row."""
-    monkeypatch.setattr(predictions, "MOST_NUMBERS", most_numbers)
+    monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
     gpt, tokens = sharpened_gpt(dropout=0.5).train(), random_tokens(3, 20)
-    found = cross_entropies(gpt, tokens)
+    losses = cross_entropies(gpt, tokens)
     assert gpt.training
     with torch.no_grad():
         logits = gpt.eval()(tokens)
     expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(3, 19)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-5)
 
 
 def test_autocast_does_not_reach_the_losses():

@@ -9,12 +9,12 @@ TEXT = torch.arange(0, 40, 2).repeat(2, 3)  # 20 different tokens, all even
 
 
 def test_random_tokens_are_those_of_the_text_and_always_the_same():
-    found = random_tokens(TEXT, 5, 100)
-    assert found.shape == (5, 100)
-    assert found.dtype == torch.int64
-    assert set(found.unique().tolist()) == set(range(0, 40, 2))
-    assert found.equal(random_tokens(TEXT, 5, 100))
-    assert not found[0].equal(found[1])
+    texts = random_tokens(TEXT, 5, 100)
+    assert texts.shape == (5, 100)
+    assert texts.dtype == torch.int64
+    assert set(texts.unique().tolist()) == set(range(0, 40, 2))
+    assert texts.equal(random_tokens(TEXT, 5, 100))
+    assert not texts[0].equal(texts[1])
 
 
 def test_looking_does_not_touch_the_random_numbers_of_training():
@@ -25,13 +25,13 @@ def test_looking_does_not_touch_the_random_numbers_of_training():
 
 
 def test_a_repeat_has_distinct_tokens_twice():
-    found, period = repeated_tokens(TEXT, 6, context_length=128)
+    texts, period = repeated_tokens(TEXT, 6, context_length=128)
     assert period == 20
-    assert found.shape == (6, 40)
-    assert found[:, :20].equal(found[:, 20:])
-    assert all(len(sequence[:20].unique()) == 20 for sequence in found)
-    assert set(found.unique().tolist()) <= set(range(0, 40, 2))
-    assert found.equal(repeated_tokens(TEXT, 6, context_length=128)[0])
+    assert texts.shape == (6, 40)
+    assert texts[:, :20].equal(texts[:, 20:])
+    assert all(len(sequence[:20].unique()) == 20 for sequence in texts)
+    assert set(texts.unique().tolist()) <= set(range(0, 40, 2))
+    assert texts.equal(repeated_tokens(TEXT, 6, context_length=128)[0])
 
 
 def test_the_period_fits_context_and_text():

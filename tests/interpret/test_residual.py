@@ -10,10 +10,10 @@ from gpt_lightning.interpret.residual import RANK_TOKENS, effective_rank, residu
 
 def test_a_layer_that_does_nothing_has_no_influence():
     x = torch.randn(1, 9, 16)
-    found = residual_statistics(x, x.clone())
-    assert found["block_influence"].item() == pytest.approx(0, abs=1e-6)
-    assert found["block_influence_centred"].item() == pytest.approx(0, abs=1e-6)
-    assert found["block_influence"].item() >= 0
+    statistics = residual_statistics(x, x.clone())
+    assert statistics["block_influence"].item() == pytest.approx(0, abs=1e-6)
+    assert statistics["block_influence_centred"].item() == pytest.approx(0, abs=1e-6)
+    assert statistics["block_influence"].item() >= 0
 
 
 def test_rounding_never_makes_an_influence_negative():
@@ -25,18 +25,18 @@ def test_rounding_never_makes_an_influence_negative():
 
 def test_a_layer_that_only_rescales_has_no_influence():
     x = torch.randn(1, 9, 16)
-    found = residual_statistics(x, 3 * x)
-    assert found["block_influence"].item() == pytest.approx(0, abs=1e-6)
-    assert found["residual_norm"].item() == pytest.approx(3 * x.norm(dim=-1).mean().item())
+    statistics = residual_statistics(x, 3 * x)
+    assert statistics["block_influence"].item() == pytest.approx(0, abs=1e-6)
+    assert statistics["residual_norm"].item() == pytest.approx(3 * x.norm(dim=-1).mean().item())
 
 
 def test_a_layer_that_turns_every_vector_by_90_degrees():
     before, after = torch.zeros(2, 1, 4, 16)
     before[0, :, :4] = torch.eye(4)
     after[0, :, 4:8] = torch.eye(4)
-    found = residual_statistics(before, after)
-    assert found["block_influence"].item() == pytest.approx(1, abs=1e-6)
-    assert found["block_influence_centred"].item() == pytest.approx(1, abs=1e-6)
+    statistics = residual_statistics(before, after)
+    assert statistics["block_influence"].item() == pytest.approx(1, abs=1e-6)
+    assert statistics["block_influence_centred"].item() == pytest.approx(1, abs=1e-6)
 
 
 def test_a_layer_that_reverses_every_vector():
@@ -50,9 +50,9 @@ def test_centring_sees_what_a_shared_vector_hides():
     before[0, :, :4], after[0, :, 4:8] = torch.eye(4), torch.eye(4)
     shared = torch.zeros(16)
     shared[-1] = 1000
-    found = residual_statistics(before + shared, after + shared)
-    assert found["block_influence"].item() == pytest.approx(0, abs=1e-5)
-    assert found["block_influence_centred"].item() == pytest.approx(1, abs=1e-3)
+    statistics = residual_statistics(before + shared, after + shared)
+    assert statistics["block_influence"].item() == pytest.approx(0, abs=1e-5)
+    assert statistics["block_influence_centred"].item() == pytest.approx(1, abs=1e-3)
 
 
 def test_centring_is_per_sequence():
@@ -60,8 +60,8 @@ def test_centring_is_per_sequence():
     torch.manual_seed(0)
     shared, noise = torch.zeros(2, 1, 16), torch.randn(2, 9, 16)
     shared[0, 0, 0], shared[1, 0, 0] = 1000, -1000
-    found = residual_statistics(shared + noise, shared - noise)
-    assert found["block_influence_centred"].tolist() == pytest.approx([2, 2], abs=1e-3)
+    statistics = residual_statistics(shared + noise, shared - noise)
+    assert statistics["block_influence_centred"].tolist() == pytest.approx([2, 2], abs=1e-3)
 
 
 def test_massive_activations():
@@ -82,17 +82,17 @@ def test_residual_norm_is_that_after_the_layer():
 
 def test_bfloat16_is_computed_in_float32():
     x = torch.randn(1, 50, 64).bfloat16()
-    found = residual_statistics(x, x * 2)
-    assert all(value.dtype == torch.float32 for value in found.values())
-    assert found["block_influence"].item() == pytest.approx(0, abs=1e-6)
+    statistics = residual_statistics(x, x * 2)
+    assert all(value.dtype == torch.float32 for value in statistics.values())
+    assert statistics["block_influence"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_a_stream_that_is_not_finite_stays_visible():
     x = torch.randn(1, 5, 16)
     broken = x.clone()
     broken[0, 2, 3] = math.nan
-    found = residual_statistics(x, broken)
-    assert all(value.isnan() for value in found.values()), found
+    statistics = residual_statistics(x, broken)
+    assert all(value.isnan() for value in statistics.values()), statistics
 
 
 def test_sequences_are_kept_apart():
@@ -106,9 +106,9 @@ def test_sequences_are_kept_apart():
 
 def test_effective_ranks_that_are_known():
     one_direction = torch.outer(torch.arange(1.0, 33), torch.randn(32))
-    found = effective_rank(torch.stack([torch.eye(32), one_direction, torch.zeros(32, 32)]))
-    assert found[:2].tolist() == pytest.approx([32, 1], rel=1e-5)
-    assert found[2].isnan()
+    statistics = effective_rank(torch.stack([torch.eye(32), one_direction, torch.zeros(32, 32)]))
+    assert statistics[:2].tolist() == pytest.approx([32, 1], rel=1e-5)
+    assert statistics[2].isnan()
 
 
 @pytest.mark.parametrize("shape", [(2, 20, 50), (2, 50, 20)])
@@ -139,11 +139,11 @@ def test_a_token_of_huge_norm_counts_as_one():
 
 def test_the_rank_looks_at_the_beginning_of_long_sequences():
     x = torch.randn(1, 2 * RANK_TOKENS, 8, generator=torch.Generator().manual_seed(0))
-    found = residual_statistics(x, x)["effective_rank"].item()
+    statistics = residual_statistics(x, x)["effective_rank"].item()
     x[0, 1 + RANK_TOKENS :] = 1
-    assert residual_statistics(x, x)["effective_rank"].item() == found
+    assert residual_statistics(x, x)["effective_rank"].item() == statistics
     x[0, RANK_TOKENS] = 1
-    assert residual_statistics(x, x)["effective_rank"].item() != found
+    assert residual_statistics(x, x)["effective_rank"].item() != statistics
 
 
 def test_two_tokens_have_no_rank():

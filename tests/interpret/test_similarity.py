@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret import similarity
+from gpt_lightning.interpret import hooks, similarity
 from gpt_lightning.interpret.similarity import layer_similarity, linear_cka
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
 from tests.interpret.conftest import random_tokens, sharpened_gpt
@@ -94,26 +94,26 @@ def theirs():
 
 def test_similarity_equals_that_of_the_hidden_states_of_transformers(theirs):
     tokens = random_tokens(5, 24)
-    found = layer_similarity(copy_from_huggingface(theirs), tokens)
+    cka = layer_similarity(copy_from_huggingface(theirs), tokens)
     rows = [x[:, 1:].flatten(0, 1) for x in streams_of(theirs, tokens)]
     expected = torch.tensor([[cka_from_grams(x, y) for y in rows] for x in rows])
     assert expected.min() < 0.9
-    torch.testing.assert_close(found[:3, :3], expected, atol=1e-5, rtol=0)
-    assert found.shape == (4, 4)
-    assert found.dtype == torch.float32
-    assert found.equal(found.T)
-    torch.testing.assert_close(found.diagonal(), torch.ones(4), atol=1e-6, rtol=0)
-    assert 0 < found[3, :3].min() < found[3, :3].max() < 1
+    torch.testing.assert_close(cka[:3, :3], expected, atol=1e-5, rtol=0)
+    assert cka.shape == (4, 4)
+    assert cka.dtype == torch.float32
+    assert cka.equal(cka.T)
+    torch.testing.assert_close(cka.diagonal(), torch.ones(4), atol=1e-6, rtol=0)
+    assert 0 < cka[3, :3].min() < cka[3, :3].max() < 1
 
 
 def test_the_rows_are_spread_evenly_over_all_sequences(theirs):
     tokens = random_tokens(5, 24)
-    found = layer_similarity(copy_from_huggingface(theirs), tokens, max_rows=20)
+    cka = layer_similarity(copy_from_huggingface(theirs), tokens, max_rows=20)
     kept = [row * 115 // 20 for row in range(20)]  # of 5 · 23 rows
     rows = [x[:, 1:].flatten(0, 1)[kept] for x in streams_of(theirs, tokens)]
     expected = torch.tensor([[cka_from_grams(x, y) for y in rows] for x in rows])
-    torch.testing.assert_close(found[:3, :3], expected, atol=1e-5, rtol=0)
-    assert (found - layer_similarity(copy_from_huggingface(theirs), tokens)).abs().max() > 0.001
+    torch.testing.assert_close(cka[:3, :3], expected, atol=1e-5, rtol=0)
+    assert (cka - layer_similarity(copy_from_huggingface(theirs), tokens)).abs().max() > 0.001
 
 
 def test_a_massive_first_token_does_not_count():
@@ -134,7 +134,7 @@ def test_micro_batches_change_no_number(max_rows, monkeypatch):
     gpt, tokens = sharpened_gpt(), random_tokens(5, 30)
     expected = layer_similarity(gpt, tokens, max_rows)
     for most_numbers in (1, 2 * 30 * 16 * 3):
-        monkeypatch.setattr(similarity, "MOST_NUMBERS", most_numbers)
+        monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
         torch.testing.assert_close(layer_similarity(gpt, tokens, max_rows), expected, atol=1e-6, rtol=0)
 
 
@@ -142,7 +142,7 @@ def test_one_sequence_at_a_time_where_memory_asks_for_it(monkeypatch):
     batches, streams = [], similarity.residual_streams
     monkeypatch.setattr(similarity, "residual_streams", lambda gpt, x: batches.append(len(x)) or streams(gpt, x))
     for most_numbers in (2**24, 2 * 30 * 16 * 3, 1):
-        monkeypatch.setattr(similarity, "MOST_NUMBERS", most_numbers)
+        monkeypatch.setattr(hooks, "MOST_NUMBERS", most_numbers)
         layer_similarity(sharpened_gpt(), random_tokens(5, 30))
     assert batches == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 

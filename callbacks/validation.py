@@ -1,23 +1,16 @@
-"""When a callback looks or acts, in one place: at real validations during fit, on rank zero; between two steps."""
+"""When a callback looks at the network: at real validations during fit, on rank zero."""
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from matplotlib.figure import Figure
-from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.lightning_private import tensorboard_step
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.figures import figure_to_array, figure_to_png
-from gpt_lightning.interpret.redraw import Drawn
+from gpt_lightning.interpret.redraw import kept_frames, new_frame
 from gpt_lightning.sharding import gathered_network
-
-RGBA = 4  # TensorBoard's number for that kind of pixels
 
 
 def batches_into_step(trainer: L.Trainer) -> int:
-    """How many batches of the optimiser step under way are done; 0 between two steps."""
+    """How many batches of the current optimiser step are done; 0 between two steps."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches
 
 
@@ -32,8 +25,17 @@ class ValidationCallback(L.Callback):
         if every_n_validations < 0:
             raise UserError(f"every_n_validations is {every_n_validations} but must be 0 (never) or more.")
         self.every_n_validations = every_n_validations
+        self.frames = new_frame  # of pictures; during a run, those of one look are kept for the next
         self._validations = 0
         self._last_step = -1
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Keep frames from now on, which no other run shares."""
+        self.frames = kept_frames()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let the frames go."""
+        self.frames = new_frame
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count real validations and look at every n-th."""
@@ -48,7 +50,7 @@ class ValidationCallback(L.Callback):
             with gathered_network(pl_module):
                 if trainer.is_global_zero:
                     self.look(trainer, pl_module, step)
-        # Not before: what a look that failed leaves undone, a resumed run does again.
+        # Only now: if the look failed, a resumed run does it again.
         self._last_step = step
         self._validations += 1
         if due:
@@ -60,39 +62,13 @@ class ValidationCallback(L.Callback):
         raise NotImplementedError
 
     def act(self, trainer: L.Trainer) -> None:
-        """What follows from the look, on every rank."""
+        """Do what follows from the look, on every rank."""
 
     def state_dict(self) -> dict:
-        """How many validations there were, so that a resumed run keeps the rhythm; and the last that was looked at,
-        since one that was interrupted is run again."""
+        """How many validations there were, so that a resumed run keeps the rhythm, and the step of the last, since an
+        interrupted validation is run again."""
         return {"validations": self._validations, "last_step": self._last_step}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """The opposite."""
+        """Restore both; checkpoints of older versions have no last step."""
         self._validations, self._last_step = state_dict["validations"], state_dict.get("last_step", -1)
-
-
-class TensorBoardCallback(ValidationCallback):
-    """Base of those that have nothing to do without TensorBoard: calls `write`."""
-
-    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Write, if there is where to."""
-        if tensorboard(trainer) is not None:
-            self.write(trainer, pl_module, step)
-
-    def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """As `look`, with `trainer.logger.experiment` a TensorBoard writer."""
-        raise NotImplementedError
-
-
-def add_picture(writer: SummaryWriter, tag: str, picture: Figure | Drawn, step: int) -> None:
-    """As `writer.add_image`, which spends longer on compressing a picture than the picture took to draw."""
-    height, width = figure_to_array(picture).shape[1:]
-    image = Summary.Image(height=height, width=width, colorspace=RGBA, encoded_image_string=figure_to_png(picture))
-    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
-
-
-def tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
-    """TensorBoard's writer, if the run has one: on rank zero alone, elsewhere Lightning hands out a dummy."""
-    writes = trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger)
-    return trainer.logger.experiment if writes else None

@@ -1,0 +1,1 @@
+"""Judging what was measured: numbers in, words and choices out. Knows nothing of pictures."""
