@@ -78,6 +78,17 @@ def test_the_scan_the_pictures_and_the_samples_come_at_every_nth_validation(fit,
         assert ([event.step for event in get(tag)] if tag in tags[kind] else []) == steps, tag
 
 
+def test_tensorboard_gets_everything_that_the_readme_lists(trained):
+    tags = events(trained / LAST.parent.parent).Tags()
+    of_heads = {"normalized_entropy", "first_position_mass", "stripe", "local_mass", "previous_token", "induction"}
+    for metric in of_heads | {"max_logit", "effective_rank", "block_influence"}:
+        curves = {f"depth_scan/{metric}/{which}" for which in ("layer_00", "layer_01", "worst")}
+        assert curves <= set(tags["scalars"]), metric
+    for metric in of_heads | {"max_logit"}:
+        assert f"depth_scan/{metric}" in tags["images"]
+        assert f"depth_scan/{metric}/heads" in tags["histograms"]
+
+
 def test_curves_that_belong_together_are_in_one_chart_with_all_layers(trained):
     accumulator = events(trained / LAST.parent.parent)
     layout = layout_pb2.Layout.FromString(accumulator.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])

@@ -180,10 +180,9 @@ def test_a_network_from_elsewhere_is_judged_as_it_is_on_the_part_that_is_asked_f
     save_plain(gpt, tmp_path / "plain", load_tokenizer("bytes"))
     text = bytes(range(48, 123)) * 20
     (tmp_path / "text.txt").write_bytes(text)
-    for percents, tested in (("[0,0,100]", text), ("[90,5,5]", text[len(text) * 95 // 100 :])):
+    for percents, tested in ((["--data.percents=[0,0,100]"], text), ([], text[len(text) * 95 // 100 :])):
         options = [*TINY, "--data.corpus=text.txt", "--trainer.enable_progress_bar=false"]
-        options += ["--model.init_from=plain", f"--data.percents={percents}"]
-        status, out, err = main("train.py", "test", *options)
+        status, out, err = main("train.py", "test", *options, "--model.init_from=plain", *percents)
         assert status == 0, err
         assert printed_loss(out) == pytest.approx(loss_by_hand(gpt.eval(), tested, 32), rel=1e-5)
     assert not (tmp_path / "runs").exists()

@@ -4,7 +4,9 @@ import bz2
 import gzip
 import json
 import re
+import shlex
 import socket
+import sys
 import zipfile
 from pathlib import Path
 
@@ -146,8 +148,8 @@ def test_splits_are_shares_of_the_bytes_from_front_to_back(module_main, fit, tmp
     status, out, err = module_main(PREPARE, "--corpus", "text.txt", *options)
     assert status == 0, err
     assert sizes_of(out) == dict(zip(("train", "val", "test"), sizes, strict=True))
-    choice = [] if percents is None else [f"--data.percents={list(percents)}"]
-    fit(*choice, "--trainer.max_steps=1", corpus="text.txt")
+    (command,) = [line for line in out.splitlines() if line.startswith("Train on it with")]
+    fit(*shlex.split(command)[7:], "--trainer.max_steps=1", corpus="text.txt")  # after `python train.py fit`
     assert len(list(tmp_path.glob("data/tokens/*/index.json"))) == 1  # train.py took the same
 
 
@@ -243,6 +245,26 @@ def test_bad_input_is_one_sentence(module_main, tmp_path, module, args, status, 
     assert not list(tmp_path.glob("data/tokens/*/index.json"))
 
 
+@pytest.mark.parametrize(
+    ("library", "args"),
+    [
+        ("tokenizers", ["--corpus=text.txt", "--tokenizer=bpe:300"]),
+        ("pyarrow", ["--corpus=text.parquet"]),
+        ("datasets", ["--corpus=hf:stories"]),
+    ],
+)
+def test_what_has_to_be_installed_for_it_is_named(module_main, tmp_path, monkeypatch, library, args):
+    (tmp_path / "text.txt").write_text("".join(TEXTS))
+    (tmp_path / "text.parquet").write_bytes(b"PAR1")
+    (tmp_path / "stories").mkdir()
+    for name in [name for name in sys.modules if name.startswith(f"{library}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    status, _, err = module_main(PREPARE, *args)
+    assert status == 1
+    assert "requirements-data.txt" in error_line(err)
+
+
 # ---- downloads
 
 
@@ -261,7 +283,7 @@ def no_network(monkeypatch, tmp_path):
     [
         (["--data.corpus=shakespeare"], ["https://", "data/tiny_shakespeare.txt"]),
         (["--data.corpus=enwik8"], ["https://", "data/enwik8"]),
-        (["--data.tokenizer=gpt2"], ["gpt2", "tiktoken_cache_dir"]),
+        (["--data.tokenizer=cl100k_base"], ["cl100k_base", "tiktoken_cache_dir"]),
     ],
 )
 def test_without_a_network_the_message_says_which_file_to_put_where(

@@ -39,6 +39,24 @@ def test_a_loss_that_is_nan_stops_the_run_which_goes_on_without_that_step(bad_st
     assert set(scalars(tmp_path, "train/grad_norm")) == {4, 9}
 
 
+def test_a_gradient_that_is_nan_is_named_by_step_layer_and_value(fit, monkeypatch):
+    honest = GPTModule.training_step
+
+    def step(self, batch, batch_idx):
+        weight = self.model.blocks[1].mlp.down.weight
+        spoilt = torch.zeros_like(weight)
+        spoilt.view(-1)[:37] = float("nan")
+        if self.global_step == 7:
+            weight.register_hook(lambda gradient: gradient + spoilt)
+        return honest(self, batch, batch_idx)
+
+    monkeypatch.setattr(GPTModule, "training_step", step)
+    _, err = fit("--trainer.max_steps=10", status=1)
+    said = error_line(err)
+    assert "a gradient is not finite at optimiser step 7, with a loss of " in said
+    assert "blocks.1.mlp.down.weight (layer 1's mlp) has 37 nan among its 1,024 values" in said
+
+
 def test_twenty_skipped_steps_in_a_row_stop_the_run(fit, monkeypatch, tmp_path):
     honest = GPTModule.training_step
     monkeypatch.setattr(GPTModule, "training_step", lambda self, *args: honest(self, *args) * float("inf"))

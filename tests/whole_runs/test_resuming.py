@@ -47,6 +47,9 @@ def test_the_command_that_is_said_goes_on_for_longer(copied, main, trained, monk
     assert status == 0, err
     assert "resumed at step 40" in out
     assert "Stopped after 80 optimiser steps" in out
+    rates = {event.step: event.value for event in events(copied).Scalars("train/learning_rate")}
+    assert rates[39] == pytest.approx(rates[79], rel=0.03)  # the end of the cosine, which has been stretched:
+    assert rates[44] > 3 * rates[39]
 
 
 def test_options_of_now_win_over_the_checkpoints(copied, fit):
@@ -74,6 +77,13 @@ def test_another_tokenizer_is_refused(fit, tmp_path):
     before = (tmp_path / LAST).read_bytes()
     _, err = fit("--data.tokenizer=backwards", "--ckpt_path=last", status=1)
     assert "--data.tokenizer" in error_line(err)
+    assert (tmp_path / LAST).read_bytes() == before
+
+
+def test_another_optimiser_is_refused(copied, fit, tmp_path):
+    before = (tmp_path / LAST).read_bytes()
+    _, err = fit("--ckpt_path=last", "--model.optimizer=muon", "--trainer.max_steps=41", status=1)
+    assert "--model.optimizer" in error_line(err)
     assert (tmp_path / LAST).read_bytes() == before
 
 
