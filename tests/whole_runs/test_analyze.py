@@ -1,6 +1,7 @@
 """analyze.py: what each of its options leaves out or adds."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -73,3 +74,20 @@ def test_a_network_without_a_tokenizer_asks_for_one(main, tmp_path):
     status, _, err = main("analyze.py", "--checkpoint=network")
     assert status == 1
     assert "--tokenizer bytes" in error_line(err)
+
+
+@pytest.mark.xfail(strict=True, reason="it is imported before anybody knows whether it is needed")
+@pytest.mark.parametrize("own_text", [True, False])
+def test_a_python_without_its_documentation_is_no_traceback(main, last, tmp_path, monkeypatch, own_text):
+    """pydoc_data is left out of some distributions. It is needed for networks without a text of their own alone."""
+    for name in [name for name in sys.modules if name.startswith("pydoc_data") or name.endswith(".analysis")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pydoc_data", None)
+    save_plain(GPT(GPTConfig(1, 2, 16, 32, 256)), tmp_path / "network", load_tokenizer("bytes"))
+    checkpoint = last if own_text else "network"
+    status, _, err = main("analyze.py", f"--checkpoint={checkpoint}", "--output=out", "--no-ablation")
+    if own_text:
+        assert status == 0, err
+    else:
+        assert status == 1
+        assert "--text" in error_line(err)

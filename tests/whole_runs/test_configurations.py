@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import socket
 
 import pytest
@@ -125,6 +126,17 @@ def test_help_of_the_other_commands(main, script):
     status, out, _ = main(script, "--help")
     assert status == 0
     assert "--checkpoint" in out
+
+
+PAGES = [REPO / "README.md", *(REPO / "docs").glob("*.md"), REPO / "benchmarks/README.md"]
+MODULES = sorted({name for page in PAGES for name in re.findall(r"python -m ([\w.]+)", page.read_text())} - {"pytest", "benchmarks.NAME"})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_that_a_page_tells_to_call_is_a_command(module_main, module):
+    status, out, err = module_main(module, "--help")
+    assert status == 0, err
+    assert "usage: " in out
 
 
 def test_an_option_is_the_same_as_a_flag_and_as_a_yaml_key(printed, tmp_path):
