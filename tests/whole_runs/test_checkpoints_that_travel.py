@@ -139,8 +139,8 @@ def test_the_tokenizer_in_the_directory_is_used_and_without_one_asked_for(main, 
 
 
 @pytest.mark.parametrize("n_ids", [50257, 50304])
-def test_as_many_ids_as_gpt2_has_are_gpt2s(main, tmp_path, n_ids):
-    shared_file("tiktoken_cache")
+def test_as_many_ids_as_gpt2_has_are_gpt2s(main, tmp_path, monkeypatch, n_ids):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared_file("tiktoken_cache")))
     save_huggingface(network(n_layer=1, vocab_size=n_ids), tmp_path / "theirs")
     status, out, err = main("generate.py", "--checkpoint=theirs", "--prompt=The import statement", "--tokens=29")
     assert status == 0, err

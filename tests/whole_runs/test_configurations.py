@@ -129,7 +129,10 @@ def test_help_of_the_other_commands(main, script):
 
 
 PAGES = [REPO / "README.md", *(REPO / "docs").glob("*.md"), REPO / "benchmarks/README.md"]
-MODULES = sorted({name for page in PAGES for name in re.findall(r"python -m ([\w.]+)", page.read_text())} - {"pytest", "benchmarks.NAME"})
+MODULES = sorted(
+    {name for page in PAGES for name in re.findall(r"python -m ([\w.]+)", page.read_text())}
+    - {"pytest", "benchmarks.NAME"}
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
