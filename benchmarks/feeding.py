@@ -16,11 +16,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.side_by_side import machine, print_table, take_turns
+from gpt_lightning.batch import Batch
 from gpt_lightning.cli_errors import clear_errors
 from gpt_lightning.data.loader import BlockLoader
 from gpt_lightning.data.tokens import Tokens
-
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Blocks(Dataset):

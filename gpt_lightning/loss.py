@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from gpt_lightning.batch import IGNORED
 from gpt_lightning.model import GPT
 
-IGNORED = -100  # PyTorch's default for the target of a position that does not count
 CHUNK_ROWS = 512  # rows of logits held at once; 512 × 50,257 float32 values are 100 MB
 # Below this many logits (64 MB in float32) one matrix product is faster than chunks.
 CHUNK_ABOVE = 2**24

@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpt_lightning.batch import IGNORED, Batch
 from gpt_lightning.data.permutation import ROUNDS, permuted
 from gpt_lightning.data.tokens import Tokens
 
-IGNORED_TARGET = -100  # what F.cross_entropy ignores
 ORDERED_AT_ONCE = 1 << 14  # samples whose offsets are computed together: as many as stay in the processor's cache
-
-# inputs and targets, both (B, T) int64; targets are the inputs shifted by one.
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def epoch_offsets(
@@ -175,8 +172,8 @@ class EvaluationLoader:
     """All of a split in order: every token but the first is a target exactly once, over all ranks.
 
     Windows of T tokens go to the ranks in turn. Every rank has the same number of batches; where the text has ended,
-    inputs are 0 and targets `IGNORED_TARGET`, so that a row, or all of a rank's last batch, can be padding. Targets
-    that an earlier window has are `IGNORED_TARGET` too.
+    inputs are 0 and targets `IGNORED`, so that a row, or all of a rank's last batch, can be padding. Targets
+    that an earlier window has are `IGNORED` too.
 
     Args:
         tokens: Unsigned integers, at least 2, in one array or in several.
@@ -221,7 +218,7 @@ class EvaluationLoader:
                 text[n_full, : len(rest)] = rest
             there = starts[:, None] + column < self._n_targets
             new = there & ((windows[:, None] == 0) | (column >= self.context_length - self.stride))
-            yield _to_batch(np.where(there, text[:, :-1], 0), np.where(new, text[:, 1:], IGNORED_TARGET), self._pin)
+            yield _to_batch(np.where(there, text[:, :-1], 0), np.where(new, text[:, 1:], IGNORED), self._pin)
 
 
 def _as_tokens(tokens: Tokens | np.ndarray) -> Tokens:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt_lightning.batch import IGNORED
 from gpt_lightning.interpret.hooks import how_many_fit, looking, residual_streams
-from gpt_lightning.loss import IGNORED
 
 
 @dataclass

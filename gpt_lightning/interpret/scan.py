@@ -19,14 +19,13 @@ from gpt_lightning.interpret.attention import (
     frequent_tokens,
     repeat_statistics,
 )
-from gpt_lightning.interpret.hooks import checked_tokens, observed
+from gpt_lightning.interpret.hooks import looking
 from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS, Metric
 from gpt_lightning.interpret.probes import repeated_tokens
 from gpt_lightning.interpret.residual import residual_statistics
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.verdicts import head_verdict
 
-BLOCK_NUMBERS = 2**22  # most numbers in a block of attention weights: 16 MB, two of which are alive at once
 REPEATED_SEQUENCES = 4
 
 
@@ -56,7 +55,6 @@ def depth_scan(
     Raises:
         UserError: tokens of another shape, too long for the context, or not in the vocabulary.
     """
-    tokens_BT = checked_tokens(model, tokens_BT)
     head_metrics, layer_metrics, finite = _natural_metrics(model, tokens_BT, block)
     head_metrics |= _repeat_metrics(model, tokens_BT)
     norm_LH = head_metrics["output_norm"]
@@ -95,10 +93,13 @@ def attention_maps(model: nn.Module, tokens_T: Tensor, max_tokens: int = 128) ->
     Raises:
         UserError: as for `depth_scan`.
     """
-    tokens_BT = checked_tokens(model, tokens_T[None, :max_tokens])
     maps: list[Tensor] = []
-    with observed(model, lambda layer, q, k, v: maps.append(attention_pattern(q, k)[0].cpu())):
-        model.hidden_states(tokens_BT)
+
+    def on_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> None:
+        maps.append(attention_pattern(q, k)[0].cpu())
+
+    with looking(model, tokens_T[None, :max_tokens], on_attention=on_attention) as (sequence_1T,):
+        model.hidden_states(sequence_1T)
     return maps
 
 
@@ -107,21 +108,23 @@ def _natural_metrics(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], bool]:
     """Metrics of heads (L, H) and of layers (L,) on the text itself, on the CPU; whether the network's output, which
     no layer shows, is finite."""
-    L, H, T = model.config.n_layer, model.config.n_head, tokens_BT.size(1)
+    L, H, T = model.config.n_layer, model.config.n_head, tokens_BT.size(-1)
     heads: list[list[dict[str, Tensor]]] = [[] for _ in range(L)]
     layers: list[list[dict[str, Tensor]]] = [[] for _ in range(L)]
-    frequent_BT, finite = frequent_tokens(tokens_BT), True
-    sequences = max(1, BLOCK_NUMBERS // (H * min(block, T) * T))
-    for part_BT, frequent_part_BT in zip(tokens_BT.split(sequences), frequent_BT.split(sequences), strict=True):
+    finite = True
 
-        def on_attention(layer: int, q: Tensor, k: Tensor, v: Tensor, frequent_BT: Tensor = frequent_part_BT) -> None:
-            output_weight = model.blocks[layer].attention.output.weight
-            heads[layer].append(attention_statistics(q, k, v, output_weight, frequent_BT, block))
+    def on_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> None:
+        output_weight = model.blocks[layer].attention.output.weight
+        heads[layer].append(attention_statistics(q, k, v, output_weight, frequent_part_BT, block))
 
-        def on_block(layer: int, before: Tensor, after: Tensor) -> None:
-            layers[layer].append(residual_statistics(before, after))
+    def on_block(layer: int, before: Tensor, after: Tensor) -> None:
+        layers[layer].append(residual_statistics(before, after))
 
-        with observed(model, on_attention, on_block):
+    # The blocks of attention weights are the most: two are alive at once, and their copies.
+    with looking(model, tokens_BT, 4 * H * min(block, T), on_attention, on_block) as parts:
+        tokens_BT = torch.cat(parts)  # on the network's device
+        masks = frequent_tokens(tokens_BT).split(len(parts[0]))
+        for part_BT, frequent_part_BT in zip(parts, masks, strict=True):  # noqa: B007  on_attention reads it
             # Not model(...): it may be compiled, and compiled code ignores hooks. Nor are the logits needed, the
             # largest tensor of all.
             finite = finite and bool(model.hidden_states(part_BT).isfinite().all())
@@ -142,8 +145,8 @@ def _repeat_metrics(model: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
     def on_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> None:
         heads.append({name: values_BH.mean(0) for name, values_BH in repeat_statistics(q, k, probe[1]).items()})
 
-    with observed(model, on_attention):
-        model.hidden_states(probe[0].to(tokens_BT.device))
+    with looking(model, probe[0], 1, on_attention) as (probe_BT,):  # few short sequences: all at once
+        model.hidden_states(probe_BT)
     return _stacked(heads)
 
 

@@ -16,10 +16,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from gpt_lightning.batch import Batch
 from gpt_lightning.faults import NO_FAULT, Fault, Kind, StepWatch, bad_output, nonfinite
 from gpt_lightning.sharding import full_tensor, sharded_like
-
-Batch = tuple[Tensor, Tensor]  # inputs and targets, (B, T) int64 each; targets of -100 do not count
 
 
 class TrainedBatch(NamedTuple):

@@ -10,9 +10,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torchmetrics import MeanMetric
 
 from callbacks import ExactResume
+from gpt_lightning.batch import IGNORED
 from gpt_lightning.data import loader as loader_module
 from gpt_lightning.data.datamodule import TextDataModule
-from gpt_lightning.data.loader import IGNORED_TARGET, BlockLoader, EvaluationLoader, epoch_offsets
+from gpt_lightning.data.loader import BlockLoader, EvaluationLoader, epoch_offsets
 from gpt_lightning.data.tokens import Tokens
 
 T, B = 8, 3
@@ -325,7 +326,7 @@ def test_every_token_but_the_first_is_a_target_once(n_tokens, world_size):
     for inputs, targets in (batch for rank_batches in batches for batch in rank_batches):
         assert inputs.shape == targets.shape == (len(inputs), T)
         assert inputs.dtype == targets.dtype == torch.int64
-        there = targets != IGNORED_TARGET
+        there = targets != IGNORED
         assert (targets[there] == inputs[there] + 1).all()
         assert (inputs[~there] == 0).all()
         scored += targets[there].tolist()
@@ -343,8 +344,8 @@ def test_with_a_stride_every_target_has_its_context(n_tokens, stride, world_size
     assert {len(b) for b in batches} == {len(loaders[0])}
     scored = []
     for inputs, targets in (batch for rank_batches in batches for batch in rank_batches):
-        assert (inputs[(targets == IGNORED_TARGET).all(1)] == 0).all()  # padding, though there may be text to fill it
-        for row, column in (targets != IGNORED_TARGET).nonzero().tolist():
+        assert (inputs[(targets == IGNORED).all(1)] == 0).all()  # padding, though there may be text to fill it
+        for row, column in (targets != IGNORED).nonzero().tolist():
             target = int(targets[row, column])
             before = min(target, column + 1)
             assert inputs[row, column + 1 - before : column + 1].tolist() == list(range(target - before, target))

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+import gpt_lightning.interpret.hooks
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret import scan
 from gpt_lightning.interpret.alarms import layer_alarms
@@ -182,7 +183,7 @@ def test_a_scan_never_holds_a_whole_attention_matrix():
 def test_long_sequences_go_through_in_parts(monkeypatch):
     gpt, tokens = sharpened_gpt(), random_tokens(5, 70)
     expected = depth_scan(gpt, tokens)
-    monkeypatch.setattr(scan, "BLOCK_NUMBERS", 2 * 70 * 70 * 2)  # two sequences of two heads
+    monkeypatch.setattr(gpt_lightning.interpret.hooks, "MOST_NUMBERS", 8 * 2 * 70 * 70)  # two sequences of two heads
     passes = []
     with gpt.token_embedding.register_forward_hook(lambda *_: passes.append(1)):
         assert_same_metrics(depth_scan(gpt, tokens), expected, atol=1e-5, rtol=1e-5)
