@@ -5,7 +5,7 @@ python analyze.py --checkpoint runs/default/version_0/checkpoints/last.ckpt
 
 from pathlib import Path
 
-from gpt_lightning.cli_errors import OneLineParser, clear_errors
+from gpt_lightning.command_line import OneLineParser, clear_errors
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
 
     # Imported after parsing, so that --help and a mistyped option answer at once.
     from cli.analysis import analyse
-    from gpt_lightning.interpret.tables import comparison_table, text_table
+    from gpt_lightning.interpret.write.tables import comparison_table, text_table
 
     result, comparison, written = analyse(
         args.checkpoint, args.output, args.text, args.device, args.compare, not args.no_ablation, args.tokenizer

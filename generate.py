@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from gpt_lightning.cli_errors import OneLineParser, clear_errors
+from gpt_lightning.command_line import OneLineParser, clear_errors
 from gpt_lightning.decoding.options import Extent, Penalty, SampleCount, Sampling
 from gpt_lightning.errors import UserError
 from gpt_lightning.ranges import NonNegativeFloat, PositiveInt, PositiveShare, Seed
@@ -21,10 +21,10 @@ def main() -> None:
     extent = Extent(args.samples, args.tokens, args.stop, args.slide)
 
     # These import torch: after parsing, so that --help and a mistyped option answer at once.
+    from gpt_lightning.decoding.text_generation import generate_texts
     from gpt_lightning.device import choose_device
-    from gpt_lightning.faults import bad_weights
     from gpt_lightning.interop.any_checkpoint import load_checkpoint
-    from gpt_lightning.text import generate_texts
+    from gpt_lightning.training.numerical_faults import bad_weights
 
     device = choose_device(args.device)
     loaded = load_checkpoint(args.checkpoint, args.tokenizer)

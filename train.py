@@ -16,7 +16,7 @@ import gpt_lightning  # noqa: F401  first: it settles OpenMP's threads before to
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cli.train import main
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.command_line import clear_errors
 
 if __name__ == "__main__":
     with clear_errors(MisconfigurationException):

@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.files import atomic_file
-from gpt_lightning.interpret.alarms import ALARMS, layer_alarms
+from gpt_lightning.interpret.judge.alarms import ALARMS, layer_alarms
+from gpt_lightning.interpret.judge.verdicts import head_verdict
 from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
-from gpt_lightning.interpret.verdicts import head_verdict
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
 

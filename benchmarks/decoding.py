@@ -19,10 +19,10 @@ import torch
 
 from benchmarks import peers
 from benchmarks.side_by_side import machine, print_table, take_turns
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.command_line import clear_errors
+from gpt_lightning.decoding.generation import generate
 from gpt_lightning.decoding.options import Sampling
 from gpt_lightning.device import choose_device
-from gpt_lightning.generation import generate
 from gpt_lightning.model import GPT, GPTConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

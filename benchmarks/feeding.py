@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.side_by_side import machine, print_table, take_turns
 from gpt_lightning.batch import Batch
-from gpt_lightning.cli_errors import clear_errors
-from gpt_lightning.data.loader import BlockLoader
-from gpt_lightning.data.tokens import Tokens
+from gpt_lightning.command_line import clear_errors
+from gpt_lightning.data.batches.loader import BlockLoader
+from gpt_lightning.data.tokens.token_sequence import Tokens
 
 
 class Blocks(Dataset):

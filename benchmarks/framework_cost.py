@@ -24,11 +24,11 @@ import torch
 
 from benchmarks.fresh_process import Meter, measured
 from benchmarks.side_by_side import machine
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.command_line import clear_errors
 from gpt_lightning.data.datamodule import TextDataModule
-from gpt_lightning.loss import next_token_loss
 from gpt_lightning.model import GPT, GPTConfig
-from gpt_lightning.optim import build_optimizer, parameter_groups, warmup_cosine
+from gpt_lightning.training.loss import next_token_loss
+from gpt_lightning.training.optim import build_optimizer, parameter_groups, warmup_cosine
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 SIZES = {"n_layer": 1, "n_head": 1, "d_model": 16, "context_length": 16}

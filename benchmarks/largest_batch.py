@@ -18,11 +18,11 @@ import yaml
 from benchmarks.fresh_process import Meter, measured
 from benchmarks.side_by_side import machine
 from benchmarks.training import DTYPES, training_step
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.command_line import clear_errors
 from gpt_lightning.data.tokenizer import vocabulary_size
 from gpt_lightning.device import choose_device
-from gpt_lightning.loss import next_token_loss
 from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
+from gpt_lightning.training.loss import next_token_loss
 
 ENWIK8 = Path(__file__).parent.parent / "configs" / "enwik8.yaml"
 

@@ -15,7 +15,7 @@ import gpt_lightning  # noqa: F401  first: it settles OpenMP's threads before to
 # isort: split
 import torch
 
-from gpt_lightning.interpret.pooled import attention_pooled_maps
+from gpt_lightning.interpret.measure.pooled import attention_pooled_maps
 from gpt_lightning.interpret.study import study
 from gpt_lightning.model import GPT, GPTConfig
 

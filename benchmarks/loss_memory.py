@@ -16,10 +16,10 @@ import torch.nn.functional as F
 
 from benchmarks.fresh_process import Meter, measured
 from benchmarks.side_by_side import machine
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.command_line import clear_errors
 from gpt_lightning.device import choose_device
-from gpt_lightning.loss import next_token_loss
 from gpt_lightning.model import GPT, GPTConfig
+from gpt_lightning.training.loss import next_token_loss
 
 
 def main() -> None:

@@ -17,10 +17,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.side_by_side import machine
-from gpt_lightning.cli_errors import clear_errors
-from gpt_lightning.data.corpora import find_corpus, read_corpus
-from gpt_lightning.data.loader import BlockLoader
-from gpt_lightning.data.token_files import open_token_files
+from gpt_lightning.command_line import clear_errors
+from gpt_lightning.data.batches.loader import BlockLoader
+from gpt_lightning.data.text.corpora import find_corpus, read_corpus
+from gpt_lightning.data.tokens.token_files import open_token_files
 from gpt_lightning.errors import UserError
 
 RECORD = 4000  # bytes of text

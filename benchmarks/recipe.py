@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from benchmarks import peers
 from benchmarks.side_by_side import machine
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.command_line import clear_errors
 from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from gpt_lightning.model import GPTConfig
 

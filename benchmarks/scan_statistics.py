@@ -16,11 +16,11 @@ import torch
 
 from benchmarks.fresh_process import Meter, measured
 from benchmarks.side_by_side import machine
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.command_line import clear_errors
 from gpt_lightning.device import choose_device
-from gpt_lightning.interpret.attention import attention_pattern
-from gpt_lightning.interpret.hooks import observed
-from gpt_lightning.interpret.probes import repeated_tokens
+from gpt_lightning.interpret.measure.attention import attention_pattern
+from gpt_lightning.interpret.measure.hooks import observed
+from gpt_lightning.interpret.measure.probes import repeated_tokens
 from gpt_lightning.interpret.scan import REPEATED_SEQUENCES, depth_scan
 from gpt_lightning.model import GPT, GPTConfig
 

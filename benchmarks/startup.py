@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.side_by_side import machine
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.command_line import clear_errors
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 IMPORTS = "import lightning, lightning.pytorch.cli, torchmetrics"

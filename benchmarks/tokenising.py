@@ -15,10 +15,10 @@ import numpy as np
 
 from benchmarks.fresh_process import Meter, measured
 from benchmarks.side_by_side import machine
-from gpt_lightning.cli_errors import clear_errors
-from gpt_lightning.data.corpora import find_corpus, read_corpus
-from gpt_lightning.data.token_files import prepare_token_files
+from gpt_lightning.command_line import clear_errors
+from gpt_lightning.data.text.corpora import find_corpus, read_corpus
 from gpt_lightning.data.tokenizer import load_tokenizer
+from gpt_lightning.data.tokens.token_files import prepare_token_files
 
 PIECE = 1 << 20
 

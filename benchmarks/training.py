@@ -25,11 +25,11 @@ from torch.nn.utils import clip_grad_norm_
 from benchmarks import peers
 from benchmarks.side_by_side import machine, print_table, take_turns
 from callbacks.throughput import measured_peak_flops
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.command_line import clear_errors
 from gpt_lightning.device import choose_device
-from gpt_lightning.loss import next_token_loss
 from gpt_lightning.model import GPT, GPTConfig
-from gpt_lightning.optim import build_optimizer, parameter_groups
+from gpt_lightning.training.loss import next_token_loss
+from gpt_lightning.training.optim import build_optimizer, parameter_groups
 
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 COMPILED = {"no": [False], "yes": [True], "both": [False, True]}

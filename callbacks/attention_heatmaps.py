@@ -4,9 +4,9 @@ import lightning as L
 
 from callbacks.depth_scan import DepthScan
 from callbacks.tensorboard import TensorBoardCallback, add_picture
+from gpt_lightning.data.token_label import token_label
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.galleries import NOTE_TITLE, attention_gallery, head_gallery, panels_of_note
-from gpt_lightning.interpret.labels import token_label
+from gpt_lightning.interpret.draw.galleries import NOTE_TITLE, attention_gallery, head_gallery, panels_of_note
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 

@@ -9,15 +9,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.tensorboard import add_picture, tensorboard
 from callbacks.validation import ValidationCallback
+from gpt_lightning.data.token_label import token_label
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.alarms import Alarm, what_is_wrong
-from gpt_lightning.interpret.figures import entropy_over_time, head_matrix
-from gpt_lightning.interpret.labels import token_label
+from gpt_lightning.interpret.draw.cached_figures import Frames
+from gpt_lightning.interpret.draw.matrices import entropy_over_time, head_matrix
+from gpt_lightning.interpret.judge.alarms import Alarm, what_is_wrong
 from gpt_lightning.interpret.metrics import METRICS, PICTURED
-from gpt_lightning.interpret.redraw import Frames
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
-from gpt_lightning.interpret.tables import verdict_table, worst_of
+from gpt_lightning.interpret.write.tables import verdict_table, worst_of
 
 
 def _charts(kind: str, curve: str) -> dict[str, list]:

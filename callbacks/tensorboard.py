@@ -6,8 +6,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.validation import ValidationCallback
+from gpt_lightning.interpret.draw.cached_figures import Drawn
 from gpt_lightning.interpret.draw.canvas import to_png
-from gpt_lightning.interpret.redraw import Drawn
 
 
 class TensorBoardCallback(ValidationCallback):

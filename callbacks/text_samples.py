@@ -5,12 +5,12 @@ import tiktoken
 
 from callbacks.tensorboard import TensorBoardCallback
 from gpt_lightning.decoding.options import Sampling
+from gpt_lightning.decoding.text_generation import generate_text
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_utf8
 from gpt_lightning.model import GPT
 from gpt_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_arguments
-from gpt_lightning.sharding import reshard
-from gpt_lightning.text import generate_text
+from gpt_lightning.training.sharding import reshard
 
 
 class TextSamples(TensorBoardCallback):

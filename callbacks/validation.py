@@ -5,8 +5,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.lightning_private import tensorboard_step
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.redraw import kept_frames, new_frame
-from gpt_lightning.sharding import gathered_network
+from gpt_lightning.interpret.draw.cached_figures import kept_frames, new_frame
+from gpt_lightning.training.sharding import gathered_network
 
 
 def batches_into_step(trainer: L.Trainer) -> int:

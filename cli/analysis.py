@@ -11,25 +11,25 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from gpt_lightning import runs
+from gpt_lightning.checkpoints import runs
 from gpt_lightning.checkpoints.load import LoadedCheckpoint
+from gpt_lightning.data.token_label import token_label
 from gpt_lightning.data.tokenizer import encode_bytes, same_tokenizer, tokenizer_state
 from gpt_lightning.device import choose_device
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import atomic_file
 from gpt_lightning.interop.any_checkpoint import load_checkpoint
-from gpt_lightning.interpret import figures, galleries, plots
-from gpt_lightning.interpret.ablation import interval
+from gpt_lightning.interpret.draw import galleries, matrices, plots
+from gpt_lightning.interpret.draw.cached_figures import Drawn, kept_frames
 from gpt_lightning.interpret.draw.canvas import to_png
-from gpt_lightning.interpret.hover import attention_explorer
-from gpt_lightning.interpret.judge.heads_of_note import choose_heads
-from gpt_lightning.interpret.labels import token_label
-from gpt_lightning.interpret.pooled import attention_pooled_maps
-from gpt_lightning.interpret.predictions import cross_entropies
-from gpt_lightning.interpret.redraw import Drawn, kept_frames
-from gpt_lightning.interpret.report import Comparison, Picture, report_html
+from gpt_lightning.interpret.heads_of_note import choose_heads
+from gpt_lightning.interpret.measure.ablation import interval
+from gpt_lightning.interpret.measure.pooled import attention_pooled_maps
+from gpt_lightning.interpret.measure.predictions import cross_entropies
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.interpret.study import Study, study
+from gpt_lightning.interpret.write.attention_explorer import attention_explorer
+from gpt_lightning.interpret.write.report import Comparison, Picture, report_html
 
 MAX_SEQUENCES = 8
 SHOWN_TOKENS = 48  # in the attention galleries: as many as can be labelled
@@ -138,7 +138,7 @@ def drawings(
     def add(file: str, kind: str, draw: Callable[..., Figure | Drawn], *arguments: Any) -> None:
         pictures.append((file, kind, lambda: to_png(draw(*arguments))))
 
-    add("depth_scan.png", "overview", figures.overview, scan)
+    add("depth_scan.png", "overview", matrices.overview, scan)
     if comparison is not None:
         names = (name, comparison.name)
         add("comparison.png", "comparison", plots.compare_figure, scan, comparison.scan, names)
@@ -167,7 +167,7 @@ def drawings(
 def draw_entropy(records: list[dict]) -> Figure | Drawn:
     """Every layer's entropy at every scan."""
     values = torch.tensor([[layer["normalized_entropy"] for layer in record["layers"]] for record in records])
-    return figures.entropy_over_time([record["step"] for record in records], values)
+    return matrices.entropy_over_time([record["step"] for record in records], values)
 
 
 def draw_ablation(result: Study) -> Figure:

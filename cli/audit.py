@@ -17,9 +17,9 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
-from gpt_lightning import runs
+from gpt_lightning.checkpoints import runs
 from gpt_lightning.checkpoints.content import read_checkpoint
-from gpt_lightning.cli_errors import OneLineParser
+from gpt_lightning.command_line import OneLineParser
 from gpt_lightning.errors import UserError
 from gpt_lightning.ranges import number_type
 

@@ -15,11 +15,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import callbacks
 from callbacks.lightning_private import is_restoring_checkpoint
-from callbacks.lost_process import lost_a_process
-from gpt_lightning import runs
+from callbacks.resuming.lost_process import lost_a_process
+from gpt_lightning.checkpoints import runs
 from gpt_lightning.checkpoints.content import read_checkpoint
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.alarms import what_is_wrong
+from gpt_lightning.interpret.judge.alarms import what_is_wrong
 from gpt_lightning.notices import say
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)

@@ -12,8 +12,8 @@ from typing import Any
 import tiktoken
 from jsonargparse import Namespace
 
-from callbacks.exact_resume import VALIDATION_DUE
-from gpt_lightning import runs
+from callbacks.resuming.exact_resume import VALIDATION_DUE
+from gpt_lightning.checkpoints import runs
 from gpt_lightning.checkpoints.content import (
     DATA_KEY,
     check_same_network,
@@ -23,17 +23,17 @@ from gpt_lightning.checkpoints.content import (
     saved_tokenizer,
 )
 from gpt_lightning.checkpoints.load import LoadedCheckpoint
-from gpt_lightning.data.corpora import NAMED_CORPORA, full_path, may_share_text
-from gpt_lightning.data.hf import PREFIX
+from gpt_lightning.checkpoints.torch_files import DamagedCheckpoint
 from gpt_lightning.data.prepare import holds_tokens
+from gpt_lightning.data.text.corpora import NAMED_CORPORA, full_path, may_share_text
+from gpt_lightning.data.text.hf import PREFIX
 from gpt_lightning.data.tokenizer import bpe_size, vocabulary_size
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_name
 from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from gpt_lightning.model import VOCABULARY_MULTIPLE, GPTConfig, padded_vocabulary
-from gpt_lightning.precision import choose_precision, uses_gpu
 from gpt_lightning.ranges import PositiveFloat, PositiveInt, number_type
-from gpt_lightning.torch_files import DamagedCheckpoint
+from gpt_lightning.training.precision import choose_precision, uses_gpu
 
 # Options of Lightning's, whose annotations are not ours: what it would divide by, count to, or silently leave out.
 TRAINER_RANGES = {

@@ -14,13 +14,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import callbacks
-from callbacks.lost_process import end_with_launcher
+from callbacks.resuming.lost_process import end_with_launcher
 from cli import audit, endings
 from cli.settings import settle
-from gpt_lightning import runs
-from gpt_lightning.checkpoint_io import AtomicCheckpointIO
+from gpt_lightning.checkpoints import runs
 from gpt_lightning.checkpoints.load import LoadedCheckpoint
-from gpt_lightning.cli_errors import usage_error
+from gpt_lightning.checkpoints.save import AtomicCheckpointIO
+from gpt_lightning.command_line import usage_error
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import same_tokenizer, tokenizer_state
 from gpt_lightning.errors import UserError

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from gpt_lightning.interpret.alarms import ALARMS
+from gpt_lightning.interpret.judge.alarms import ALARMS
+from gpt_lightning.interpret.judge.verdicts import KINDS
 from gpt_lightning.interpret.metrics import METRICS
-from gpt_lightning.interpret.verdicts import KINDS
 
 DOCS = Path(__file__).parent
 

@@ -23,12 +23,12 @@ from torchmetrics import MeanMetric, SumMetric
 from gpt_lightning import ranges
 from gpt_lightning.batch import IGNORED, Batch
 from gpt_lightning.errors import UserError
-from gpt_lightning.faults import GO_BACK, StepWatch, bad_optimizer_states, bad_values, bad_weights
-from gpt_lightning.loss import next_token_loss
 from gpt_lightning.model import GPT, Block, GPTConfig
-from gpt_lightning.optim import SCHEDULES, build_optimizer, parameter_groups
-from gpt_lightning.sharding import number_as_network, reshard, shard
 from gpt_lightning.training.guarded_step import GuardedStep, gradient_scaler
+from gpt_lightning.training.loss import next_token_loss
+from gpt_lightning.training.numerical_faults import GO_BACK, StepWatch, bad_optimizer_states, bad_values, bad_weights
+from gpt_lightning.training.optim import SCHEDULES, build_optimizer, parameter_groups
+from gpt_lightning.training.sharding import number_as_network, reshard, shard
 
 
 class GPTModule(L.LightningModule):

@@ -27,7 +27,7 @@ from benchmarks import (
 from benchmarks.calibration import judge, rebuilt
 from benchmarks.fresh_process import Meter, measured
 from benchmarks.side_by_side import print_table, take_turns
-from gpt_lightning.data.shards import SPLITS
+from gpt_lightning.data.tokens.shards import SPLITS
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.model import GPT, GPTConfig

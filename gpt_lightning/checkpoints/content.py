@@ -13,10 +13,10 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from gpt_lightning.checkpoints.torch_files import read_content
 from gpt_lightning.data.tokenizer import tokenizer_from_state
 from gpt_lightning.errors import UserError
 from gpt_lightning.model import GPT, GPTConfig
-from gpt_lightning.torch_files import read_content
 
 NETWORK_PREFIX = "model."  # GPTModule keeps the network in `.model`
 DATA_KEY = "TextDataModule"  # Lightning saves a datamodule's state under the name of its class

@@ -11,12 +11,12 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from gpt_lightning.data.corpora import full_path
-from gpt_lightning.data.loader import BlockLoader, EvaluationLoader
+from gpt_lightning.data.batches.loader import BlockLoader, EvaluationLoader
 from gpt_lightning.data.prepare import Prepared, prepare, what_is_wrong_with
 from gpt_lightning.data.text import formats
+from gpt_lightning.data.text.corpora import full_path
 from gpt_lightning.data.tokenizer import same_tokenizer, token_byte_lengths, tokenizer_state
-from gpt_lightning.data.tokens import Tokens
+from gpt_lightning.data.tokens.token_sequence import Tokens
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import is_name
 from gpt_lightning.ranges import PositiveInt, Seed, check_arguments

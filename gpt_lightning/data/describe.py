@@ -14,11 +14,11 @@ import numpy as np
 import tiktoken
 from tqdm import tqdm
 
-from gpt_lightning.cli_errors import OneLineParser, clear_errors
+from gpt_lightning.command_line import OneLineParser, clear_errors
 from gpt_lightning.data.prepare import add_arguments, prepare_from
+from gpt_lightning.data.token_label import token_label
 from gpt_lightning.data.tokenizer import token_byte_lengths
-from gpt_lightning.data.tokens import Tokens
-from gpt_lightning.interpret.labels import token_label
+from gpt_lightning.data.tokens.token_sequence import Tokens
 
 CHUNK_TOKENS = 1 << 22  # in memory at a time, whatever the size of the corpus
 FREQUENT = 10

@@ -19,14 +19,15 @@ from typing import Any
 
 import tiktoken
 
-from gpt_lightning.cli_errors import OneLineParser, clear_errors
-from gpt_lightning.data import hf
-from gpt_lightning.data.bins import find_bins, open_bins
-from gpt_lightning.data.bpe import SAMPLE_BYTES, sample, train_ranks, write_ranks
-from gpt_lightning.data.corpora import Corpus, find_corpus, read_corpus
-from gpt_lightning.data.identity import identify
-from gpt_lightning.data.segments import by_bytes, segments
-from gpt_lightning.data.token_files import (
+from gpt_lightning.command_line import OneLineParser, clear_errors
+from gpt_lightning.data.text import hf
+from gpt_lightning.data.text.corpora import Corpus, find_corpus, read_corpus
+from gpt_lightning.data.tokenizer import bpe_size, load_tokenizer
+from gpt_lightning.data.tokens.bins import find_bins, open_bins
+from gpt_lightning.data.tokens.bpe import SAMPLE_BYTES, sample, train_ranks, write_ranks
+from gpt_lightning.data.tokens.identity import identify
+from gpt_lightning.data.tokens.segments import by_bytes, segments
+from gpt_lightning.data.tokens.token_files import (
     INDEX,
     RANKS,
     open_token_files,
@@ -35,8 +36,7 @@ from gpt_lightning.data.token_files import (
     text_identity,
     tokenizer_digest,
 )
-from gpt_lightning.data.tokenizer import bpe_size, load_tokenizer
-from gpt_lightning.data.tokens import Tokens
+from gpt_lightning.data.tokens.token_sequence import Tokens
 from gpt_lightning.errors import UserError
 from gpt_lightning.make_once import make_once
 from gpt_lightning.notices import say

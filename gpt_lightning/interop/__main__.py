@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gpt_lightning.cli_errors import OneLineParser, clear_errors
+from gpt_lightning.command_line import OneLineParser, clear_errors
 from gpt_lightning.interop import __doc__ as usage
 from gpt_lightning.interop import save_huggingface, save_plain
 from gpt_lightning.interop.any_checkpoint import load_checkpoint

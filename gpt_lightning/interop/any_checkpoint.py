@@ -6,6 +6,7 @@ import tiktoken
 
 from gpt_lightning.checkpoints.content import is_ours
 from gpt_lightning.checkpoints.load import LoadedCheckpoint, load_own
+from gpt_lightning.checkpoints.torch_files import read_content
 from gpt_lightning.data.tokenizer import GPT2_VOCABULARY_SIZE, load_tokenizer
 from gpt_lightning.errors import UserError
 from gpt_lightning.interop.huggingface import load_huggingface
@@ -13,7 +14,6 @@ from gpt_lightning.interop.nanogpt import is_nanogpt, nanogpt_network
 from gpt_lightning.interop.plain import is_plain, load_plain
 from gpt_lightning.interop.tokenizer import find_tokenizer
 from gpt_lightning.model import GPT, padded_vocabulary
-from gpt_lightning.torch_files import read_content
 
 
 def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedCheckpoint:

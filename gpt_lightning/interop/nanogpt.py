@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpt_lightning.checkpoints.torch_files import read_content
 from gpt_lightning.errors import UserError
 from gpt_lightning.interop.gpt2_names import SIZES, their_name
 from gpt_lightning.interop.network_files import fill, network_config
 from gpt_lightning.model import GPT
-from gpt_lightning.torch_files import read_content
 
 COMPILED = "_orig_mod."  # in front of each name if the network was compiled when it was saved
 MASK = ".attn.bias"  # a causal mask, which nanoGPT keeps among the weights under old versions of torch

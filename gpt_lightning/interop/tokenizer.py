@@ -7,7 +7,6 @@ from typing import Any
 import tiktoken
 import torch
 
-from gpt_lightning.data.bpe import byte_of_character
 from gpt_lightning.data.tokenizer import (
     END_OF_TEXT,
     GPT2_PATTERN,
@@ -15,6 +14,7 @@ from gpt_lightning.data.tokenizer import (
     tokenizer_from_state,
     tokenizer_state,
 )
+from gpt_lightning.data.tokens.bpe import byte_of_character
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import atomic_file
 from gpt_lightning.interop.network_files import read_json

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
-from gpt_lightning.interpret.alarms import ALARMS, Alarm, health, what_is_wrong
-from gpt_lightning.interpret.attention import SINK_TOKENS
-from gpt_lightning.interpret.layer_record import layer_record
+from gpt_lightning.interpret.judge.alarms import ALARMS, Alarm, health, what_is_wrong
+from gpt_lightning.interpret.judge.layer_record import layer_record
+from gpt_lightning.interpret.judge.verdicts import Verdict, summarise
+from gpt_lightning.interpret.measure.attention import SINK_TOKENS
 from gpt_lightning.interpret.metrics import METRICS
-from gpt_lightning.interpret.verdicts import Verdict, summarise
 
 
 @dataclass

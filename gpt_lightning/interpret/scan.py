@@ -12,19 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gpt_lightning.interpret.alarms import layer_alarms
-from gpt_lightning.interpret.attention import (
+from gpt_lightning.interpret.judge.alarms import layer_alarms
+from gpt_lightning.interpret.judge.verdicts import head_verdict
+from gpt_lightning.interpret.measure.attention import (
     attention_pattern,
     attention_statistics,
     frequent_tokens,
     repeat_statistics,
 )
-from gpt_lightning.interpret.hooks import looking
+from gpt_lightning.interpret.measure.hooks import looking
+from gpt_lightning.interpret.measure.probes import repeated_tokens
+from gpt_lightning.interpret.measure.residual import residual_statistics
 from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS, Metric
-from gpt_lightning.interpret.probes import repeated_tokens
-from gpt_lightning.interpret.residual import residual_statistics
 from gpt_lightning.interpret.result import DepthScanResult
-from gpt_lightning.interpret.verdicts import head_verdict
 
 REPEATED_SEQUENCES = 4
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from gpt_lightning.interpret.ablation import Ablation, ablate, effect, interval
-from gpt_lightning.interpret.alarms import ALARMS, Alarm
-from gpt_lightning.interpret.logit_lens import LogitLens, logit_lens
-from gpt_lightning.interpret.predictions import cross_entropies
-from gpt_lightning.interpret.probes import random_tokens, repeated_tokens
+from gpt_lightning.interpret.judge.alarms import ALARMS, Alarm
+from gpt_lightning.interpret.judge.verdicts import change, with_evidence
+from gpt_lightning.interpret.measure.ablation import Ablation, ablate, effect, interval
+from gpt_lightning.interpret.measure.logit_lens import LogitLens, logit_lens
+from gpt_lightning.interpret.measure.predictions import cross_entropies
+from gpt_lightning.interpret.measure.probes import random_tokens, repeated_tokens
+from gpt_lightning.interpret.measure.similarity import layer_similarity
 from gpt_lightning.interpret.result import DepthScanResult, plain
 from gpt_lightning.interpret.scan import depth_scan
-from gpt_lightning.interpret.similarity import layer_similarity
-from gpt_lightning.interpret.verdicts import change, with_evidence
 
 STUDY_UNITS = {
     "ablation": "nats per token, change of the loss without it: mean, low and high of the 95 % interval",

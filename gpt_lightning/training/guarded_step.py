@@ -17,8 +17,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from gpt_lightning.batch import Batch
-from gpt_lightning.faults import NO_FAULT, Fault, Kind, StepWatch, bad_output, nonfinite
-from gpt_lightning.sharding import full_tensor, sharded_like
+from gpt_lightning.training.numerical_faults import NO_FAULT, Fault, Kind, StepWatch, bad_output, nonfinite
+from gpt_lightning.training.sharding import full_tensor, sharded_like
 
 
 class TrainedBatch(NamedTuple):

@@ -9,10 +9,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 import callbacks
-from callbacks.checkpoints import BestCheckpoint
+from callbacks.resuming.checkpoints import BestCheckpoint
 from callbacks.tensorboard import TensorBoardCallback
 from gpt_lightning.data.datamodule import TextDataModule
-from gpt_lightning.interpret.redraw import MOST_FRAMES
+from gpt_lightning.interpret.draw.cached_figures import MOST_FRAMES
 from gpt_lightning.module import GPTModule
 
 

@@ -210,14 +210,14 @@ def private_attributes(source: str, of_self: bool) -> set[str]:
     return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 
-@pytest.mark.parametrize("path", sorted((REPO / "callbacks").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((REPO / "callbacks").rglob("*.py")), ids=lambda path: path.stem)
 def test_no_other_file_touches_what_is_private(path):
     """Nor does a callback, by chance or to override it, have an attribute of the name of one of its parent's."""
     if path.stem == "lightning_private":
         return
     source = path.read_text()
     assert private_attributes(source, of_self=False) <= {"_exit"}  # os._exit
-    module = importlib.import_module(f"callbacks.{path.stem}")
+    module = importlib.import_module(".".join(path.relative_to(REPO).with_suffix("").parts))
     for ours in vars(module).values():
         for parent in ours.__mro__ if inspect.isclass(ours) and ours.__module__ == module.__name__ else ():
             if parent.__module__.startswith("lightning."):

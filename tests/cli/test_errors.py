@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 from jsonargparse import ArgumentParser
 
-from gpt_lightning.cli_errors import OneLineParser, usage_error
+from gpt_lightning.command_line import OneLineParser, usage_error
 from gpt_lightning.ranges import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 

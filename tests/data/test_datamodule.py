@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from gpt_lightning.data.datamodule import TextDataModule
 from gpt_lightning.data.tokenizer import load_tokenizer, tokenizer_from_state
-from gpt_lightning.data.tokens import Tokens
+from gpt_lightning.data.tokens.token_sequence import Tokens
 from gpt_lightning.errors import UserError
 from tests.data.conftest import make_text
 

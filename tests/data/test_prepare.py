@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_lightning.cli_errors import clear_errors
+from gpt_lightning.command_line import clear_errors
 from gpt_lightning.data import describe
 from gpt_lightning.data import prepare as command
 from gpt_lightning.data.prepare import prepare

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gpt_lightning.data import segments as segments_module
-from gpt_lightning.data.corpora import find_corpus
-from gpt_lightning.data.segments import by_bytes, segments
+from gpt_lightning.data.text.corpora import find_corpus
 from gpt_lightning.data.text.formats import read_blocks
-from gpt_lightning.data.token_files import SPLITS, open_token_files, prepare_token_files
 from gpt_lightning.data.tokenizer import END_OF_TEXT, encode_bytes, load_tokenizer, token_byte_lengths, vocabulary_size
+from gpt_lightning.data.tokens import segments as segments_module
+from gpt_lightning.data.tokens.segments import by_bytes, segments
+from gpt_lightning.data.tokens.token_files import SPLITS, open_token_files, prepare_token_files
 from gpt_lightning.errors import UserError
 
 

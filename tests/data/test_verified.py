@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpt_lightning.data import bins, identity, segments, token_files
-from gpt_lightning.data.bins import find_bins, open_bins
-from gpt_lightning.data.corpora import find_corpus
-from gpt_lightning.data.token_files import open_token_files, prepare_token_files
+from gpt_lightning.data.text.corpora import find_corpus
 from gpt_lightning.data.tokenizer import load_tokenizer
+from gpt_lightning.data.tokens import bins, identity, segments, token_files
+from gpt_lightning.data.tokens.bins import find_bins, open_bins
+from gpt_lightning.data.tokens.token_files import open_token_files, prepare_token_files
 from gpt_lightning.data.verified import read_json, recall, remember, write_json
 from tests.data.conftest import make_text
 from tests.data.test_properties import JSON, any_of, attempt

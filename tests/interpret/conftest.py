@@ -12,9 +12,9 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gpt_lightning.interpret.judge.verdicts import KINDS, Verdict
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
-from gpt_lightning.interpret.verdicts import KINDS, Verdict
 from gpt_lightning.model import GPT, Block, GPTConfig
 
 

@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from gpt_lightning.interpret.judge.heads_of_note import choose_heads
-from gpt_lightning.interpret.verdicts import KINDS, Verdict
-from tests.interpret.test_figures import MIXED, made_up_result
+from gpt_lightning.interpret.heads_of_note import choose_heads
+from gpt_lightning.interpret.judge.verdicts import KINDS, Verdict
+from tests.interpret.draw.test_matrices import MIXED, made_up_result
 
 
 def test_every_kind_has_its_clearest_head():

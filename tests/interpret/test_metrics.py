@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from gpt_lightning.interpret import scan
+from gpt_lightning.interpret.judge.verdicts import KINDS
 from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS, METRICS, PICTURED
 from gpt_lightning.interpret.scan import depth_scan
-from gpt_lightning.interpret.verdicts import KINDS
 from tests.interpret.conftest import random_tokens, sharpened_gpt
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gpt_lightning.interpret.alarms import ALARMS, Alarm
+from gpt_lightning.interpret.judge.alarms import ALARMS, Alarm
 from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS, METRICS
 from gpt_lightning.interpret.scan import depth_scan
 from tests.interpret.conftest import random_tokens, sharpened_gpt

@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 import torch
 
-import gpt_lightning.interpret.hooks
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret import scan
-from gpt_lightning.interpret.alarms import layer_alarms
+from gpt_lightning.interpret.judge.alarms import layer_alarms
+from gpt_lightning.interpret.measure import hooks as measuring
 from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.model import GPT, GPTConfig
@@ -183,7 +183,7 @@ def test_a_scan_never_holds_a_whole_attention_matrix():
 def test_long_sequences_go_through_in_parts(monkeypatch):
     gpt, tokens = sharpened_gpt(), random_tokens(5, 70)
     expected = depth_scan(gpt, tokens)
-    monkeypatch.setattr(gpt_lightning.interpret.hooks, "MOST_NUMBERS", 8 * 2 * 70 * 70)  # two sequences of two heads
+    monkeypatch.setattr(measuring, "MOST_NUMBERS", 8 * 2 * 70 * 70)  # two sequences of two heads
     passes = []
     with gpt.token_embedding.register_forward_hook(lambda *_: passes.append(1)):
         assert_same_metrics(depth_scan(gpt, tokens), expected, atol=1e-5, rtol=1e-5)

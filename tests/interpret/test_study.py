@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gpt_lightning.interpret.ablation import Ablation
-from gpt_lightning.interpret.alarms import Alarm
-from gpt_lightning.interpret.predictions import cross_entropies
+from gpt_lightning.interpret.judge.alarms import Alarm
+from gpt_lightning.interpret.judge.verdicts import Verdict
+from gpt_lightning.interpret.measure.ablation import Ablation
+from gpt_lightning.interpret.measure.predictions import cross_entropies
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.interpret.study import settled, study
-from gpt_lightning.interpret.verdicts import Verdict
 from tests.interpret.circuits import induction_circuit, repeated_sequences
 from tests.interpret.conftest import random_tokens, sharpened_gpt
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpt_lightning.checkpoint import load_checkpoint
 
+from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from tests.command_line import TINY
 from tests.conftest import shared_file
 from tests.whole_runs.conftest import LAST, error_line, loss_by_hand, printed_loss, ranks

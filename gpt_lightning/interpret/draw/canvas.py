@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from torch import Tensor
 
-from gpt_lightning.interpret.redraw import Drawn
+from gpt_lightning.interpret.draw.cached_figures import Drawn
 
 DPI = 100
 WIDTH, HEIGHT = 16.0, 12.0  # inches, the largest figure

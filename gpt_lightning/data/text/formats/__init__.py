@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 from zipfile import BadZipFile
 
-from gpt_lightning.data.readers import PACKINGS, Blocks
+from gpt_lightning.data.text.blocks import PACKINGS, Blocks
 from gpt_lightning.errors import UserError
 
 # A file may hold so many times its size of text and so much more: text packs to a tenth, bombs to a thousandth.

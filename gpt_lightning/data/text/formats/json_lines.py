@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt_lightning.data.readers import Blocks, blocks_of_texts, open_unpacked
-from gpt_lightning.data.records import text_of
+from gpt_lightning.data.text.blocks import Blocks, blocks_of_texts, open_unpacked
+from gpt_lightning.data.text.records import text_of
 from gpt_lightning.errors import UserError
 
 SUFFIXES = (".jsonl", ".ndjson")

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt_lightning.data.readers import Blocks, blocks_of_texts
-from gpt_lightning.data.records import INSTALL
+from gpt_lightning.data.text.blocks import Blocks, blocks_of_texts
+from gpt_lightning.data.text.records import INSTALL
 from gpt_lightning.errors import UserError
 
 SUFFIXES = (".parquet",)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gpt_lightning.data.readers import Blocks, blocks_of_file, open_unpacked
+from gpt_lightning.data.text.blocks import Blocks, blocks_of_file, open_unpacked
 
 SUFFIXES = ("",)
 DESCRIPTION = "plain text"

@@ -4,7 +4,7 @@ import zipfile
 from itertools import pairwise
 from pathlib import Path
 
-from gpt_lightning.data.readers import Blocks, blocks_of_file
+from gpt_lightning.data.text.blocks import Blocks, blocks_of_file
 
 SUFFIXES = (".zip",)
 DESCRIPTION = "a zip archive of plain text"

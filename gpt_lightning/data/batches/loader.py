@@ -1,0 +1,230 @@
+"""Batches of blocks of tokens, gathered from memory-mapped arrays: shuffled for training, in order for evaluation.
+
+Position in the data is an integer: sample i of epoch e is a pure function of (seed, e, i), so a checkpoint stores two
+numbers and there are no workers, no samplers and no random state to save. It can be evaluated for any i alone, so
+beginning an epoch takes the same time and memory whatever the size of the data.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from gpt_lightning.batch import IGNORED, Batch
+from gpt_lightning.data.batches.permutation import ROUNDS, permuted
+from gpt_lightning.data.tokens.token_sequence import Tokens
+
+ORDERED_AT_ONCE = 1 << 14  # samples whose offsets are computed together: as many as stay in the processor's cache
+
+
+def epoch_offsets(
+    n_tokens: int, context_length: int, seed: int, epoch: int, first: int = 0, end: int | None = None, step: int = 1
+) -> np.ndarray:
+    """Where samples of an epoch begin: sample i is the `context_length` + 1 tokens from offset i on.
+
+    The split is cut into blocks that do not overlap, shifted by a random number of tokens and permuted, both anew in
+    every epoch. There are equally many in every epoch.
+
+    Args:
+        n_tokens: Tokens in the split, at least `context_length` + 1.
+        context_length: T, tokens in a block.
+        seed: With `epoch` the only source of randomness.
+        epoch: Counts from 0.
+        first: The first sample asked for.
+        end: One past the last; None for all. Time and memory are those of what is asked for, not of the epoch.
+        step: From one sample to the next.
+
+    Returns:
+        (samples,) int64: of `first`, `first` + `step`, … below `end`.
+    """
+    n_blocks = _count_blocks(n_tokens, context_length)
+    # NumPy promises the raw numbers of Philox and SeedSequence, and those alone, to stay the same in every version.
+    shift, *keys = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(1 + ROUNDS).tolist()
+    # The last target of the last block has to exist.
+    shift %= min(context_length, n_tokens - n_blocks * context_length)
+    samples = np.arange(first, n_blocks if end is None else end, step)
+    blocks = permuted(samples, n_blocks, np.array([key >> 32 for key in keys], np.uint32))
+    return blocks * context_length + shift
+
+
+def _count_blocks(n_tokens: int, context_length: int) -> int:
+    # One block less than fits, so that every shift leaves the same number.
+    return max(1, (n_tokens - context_length) // context_length)
+
+
+class BlockLoader:
+    """Batches of an epoch, for one rank; resumes at the sample after the last one delivered.
+
+    Ranks take strides of one permutation: each sample is seen at most once per epoch and by one rank only, and every
+    rank has the same number of batches. Samples that don't fill a global batch, `batch_size` of every rank together,
+    are left for another epoch.
+
+    A resume may have another global batch: another number of ranks, another batch size. It goes on with the very next
+    sample, and the epoch ends where it would have ended with the new global batch from its beginning. So here, too,
+    each sample is seen at most once, and only those that don't fill a global batch are left. Lightning, which counts
+    batches, is told how many of the new ones make up the part that was seen.
+
+    Args:
+        tokens: Unsigned integers, at least `context_length` + 1, in one array or in several.
+        context_length: T, tokens in a sequence.
+        batch_size: B, sequences in a batch of this rank.
+        seed: Seed of the order.
+        rank: This process, from 0.
+        world_size: Number of processes.
+        limit: The Trainer's `limit_train_batches`: how many batches (int) or what part (float) of an epoch it asks for.
+        same_order: Every epoch is like epoch 0, as the Trainer's `overfit_batches` wants.
+        progress: Lightning's count of batches (`fit_loop.epoch_loop.batch_progress`), put right when a resume has
+            another global batch; None without a Trainer.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens | np.ndarray,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        limit: int | float = 1.0,
+        same_order: bool = False,
+        progress: Any = None,
+    ) -> None:
+        self.n_tokens, self.context_length, self.batch_size = len(tokens), context_length, batch_size
+        self.seed, self.rank, self.world_size, self.same_order = seed, rank, world_size, same_order
+        self.n_samples, self.global_batch = _count_blocks(self.n_tokens, context_length), batch_size * world_size
+        self._tokens = _as_tokens(tokens)
+        self._pin = torch.cuda.is_available()
+        self._progress = progress
+        self.epoch = 0
+        self.position = 0  # batches delivered in this epoch
+        self._shift = 0  # batch i begins at sample i × global_batch + shift: 0 but after a resume with another batch
+        self._skipped = 0  # epochs that Lightning announced and did not begin
+        self._resuming = False
+        self._batches_asked = min(limit, len(self)) if isinstance(limit, int) else int(limit * len(self))
+
+    @property
+    def sampler(self) -> "BlockLoader":
+        """Lightning looks here for the `set_epoch` that it calls when an epoch begins."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begins another epoch; a call with the epoch under way, as after a resume, keeps the position."""
+        if epoch != self.epoch:
+            if self._resuming and self.position < self._batches_asked:
+                # With max_steps Lightning 2.6 counts an epoch too many when it resumes: inside an epoch, of which it
+                # then asks for the rest, or at the end of one, after which it announces an epoch and asks for nothing.
+                # The order of the text must not skip an epoch with it.
+                self._skipped += 1
+            else:
+                self.position = self._shift = 0
+            self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_samples // self.global_batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: nothing runs before the first batch, and Lightning calls set_epoch between iter() and that.
+        epoch = 0 if self.same_order else self.epoch - self._skipped
+        begin = end = 0  # `offsets` has those samples from begin to end that are this rank's
+        while self._next_sample() + self.global_batch <= self.n_samples:
+            first = self._next_sample()
+            if not begin <= first < end:
+                begin, end = first, first + max(1, ORDERED_AT_ONCE // self.batch_size) * self.global_batch
+                where = begin + self.rank, min(end, self.n_samples), self.world_size
+                offsets = epoch_offsets(self.n_tokens, self.context_length, self.seed, epoch, *where)
+            own = (first - begin) // self.world_size
+            rows = self._tokens.windows(offsets[own : own + self.batch_size], self.context_length + 1)
+            # Before the yield: a checkpoint made while this batch is trained on goes on with the next one.
+            self.position += 1
+            self._resuming = False
+            yield _to_batch(rows[:, :-1], rows[:, 1:], self._pin)
+        self.position = self._shift = 0
+
+    def _next_sample(self) -> int:
+        return self.position * self.global_batch + self._shift
+
+    def state_dict(self) -> dict[str, int]:
+        """The position, as Lightning puts it into checkpoints: samples, of all ranks."""
+        return {"epoch": self.epoch, "sample": self._next_sample(), "skipped_epochs": self._skipped}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes to a stored position, whatever the global batch was."""
+        # Older checkpoints have the number of batches and their size.
+        seen = state["sample"] if "sample" in state else state["batch"] * state["global_batch_size"]
+        asked, progress = self._batches_asked, self._progress
+        left = max(0, min((self.n_samples - seen) // self.global_batch, asked - seen // self.global_batch))
+        if progress is not None and progress.is_last_batch and seen:
+            left = 0  # the epoch had ended; what it left may fill batches that are smaller now
+        self.epoch, self._skipped, self._resuming = state["epoch"], state["skipped_epochs"], True
+        # Counted back from the epoch's end: Lightning counts up to it and so asks for as many as there are.
+        self.position = asked - left
+        self._shift = seen - self.position * self.global_batch
+        if progress is not None:
+            progress.is_last_batch |= left == 0
+            more = self.position - progress.current.ready
+            for stage in ("ready", "started", "processed", "completed"):
+                setattr(progress.current, stage, getattr(progress.current, stage) + more)
+
+
+class EvaluationLoader:
+    """All of a split in order: every token but the first is a target exactly once, over all ranks.
+
+    Windows of T tokens go to the ranks in turn. Every rank has the same number of batches; where the text has ended,
+    inputs are 0 and targets `IGNORED`, so that a row, or all of a rank's last batch, can be padding. Targets
+    that an earlier window has are `IGNORED` too.
+
+    Args:
+        tokens: Unsigned integers, at least 2, in one array or in several.
+        context_length: T, tokens in a sequence.
+        batch_size: B, sequences in a batch of this rank; the last batch may have fewer.
+        rank: This process, from 0.
+        world_size: Number of processes.
+        stride: Tokens from one window's beginning to the next's, 1 to T: every target but the first T has at least
+            T − stride tokens before it. None means T: no window overlaps another.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens | np.ndarray,
+        context_length: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        stride: int | None = None,
+    ) -> None:
+        self.context_length, self.batch_size, self.stride = context_length, batch_size, stride or context_length
+        self.rank, self.world_size = rank, world_size
+        self._tokens = _as_tokens(tokens)
+        self._n_targets = len(tokens) - 1
+        self._n_windows = 1 + max(0, math.ceil((self._n_targets - context_length) / self.stride))
+        self._n_rows = math.ceil(self._n_windows / world_size)
+        self._pin = torch.cuda.is_available()
+
+    def __len__(self) -> int:
+        return math.ceil(self._n_rows / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        column = np.arange(self.context_length)
+        for first in range(0, self._n_rows, self.batch_size):
+            windows = np.arange(first, min(first + self.batch_size, self._n_rows)) * self.world_size + self.rank
+            starts = windows * self.stride
+            text = np.zeros((len(windows), self.context_length + 1), np.int64)
+            n_full = int((starts + self.context_length <= self._n_targets).sum())
+            text[:n_full] = self._tokens.windows(starts[:n_full], self.context_length + 1)
+            if self._n_windows - 1 in windows[n_full:]:  # only the last window may be shorter
+                rest = self._tokens[starts[n_full] :]
+                text[n_full, : len(rest)] = rest
+            there = starts[:, None] + column < self._n_targets
+            new = there & ((windows[:, None] == 0) | (column >= self.context_length - self.stride))
+            yield _to_batch(np.where(there, text[:, :-1], 0), np.where(new, text[:, 1:], IGNORED), self._pin)
+
+
+def _as_tokens(tokens: Tokens | np.ndarray) -> Tokens:
+    return tokens if isinstance(tokens, Tokens) else Tokens([tokens])
+
+
+def _to_batch(inputs: np.ndarray, targets: np.ndarray, pin: bool) -> Batch:
+    batch = torch.from_numpy(inputs.astype(np.int64)), torch.from_numpy(targets.astype(np.int64))
+    return (batch[0].pin_memory(), batch[1].pin_memory()) if pin else batch

@@ -1,0 +1,269 @@
+"""What is wrong with a layer: alarms on the scans so far, which must hold in two scans in a row.
+
+ALARMS is the one table: a row is a kind of alarm with its rule, reason, words and advice. A single scan only makes a
+suspicion, written with a question mark. A sink is never an alarm. Calibrated on healthy and sick runs, see
+docs/calibration.md.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gpt_lightning.interpret.judge.verdicts import DEAD_RELATIVE_TO_RESIDUAL, listed, stripe_words
+
+COLLAPSED_ENTROPY = 0.15  # of uniform attention: median over heads of each head's median row
+LARGE_LOGIT = 50
+COLLAPSED_STRIPE = 0.3
+# Heads on their way there: sharp for none of the known good reasons. In a healthy layer they are the exception.
+SHARP_ENTROPY = 0.35
+SHARP_STRIPE = 0.25
+SHARP_LOGIT = 15
+SHARP_SHARE = 0.75  # of the heads: a healthy layer was seen with half of its heads on stripes
+RANK_LEFT = 0.5  # of the running maximum
+FALLEN, RISEN = 0.7, 1.05  # of the highest, and of the lowest rank so far: the first fall, and its end
+FLAT, FLAT_FROM = 0.9, 500  # of the highest recent rank; steps, before which a slow network may not have begun to learn
+LEAST_RANK = 3  # directions: fewer can't tell tokens apart
+ONE_COLUMN = 0.9  # mass on a single token
+LAZY_SHARE = 0.75  # of the heads
+NO_INFLUENCE = 1e-4  # 1 − cosine between the residual stream before and after
+
+# What one scan says of a layer, see layer_record.py; and the same over the scans so far, a list by each of its names.
+Record = Mapping[str, float]
+Series = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class AlarmKind:
+    """What all alarms of one kind have in common.
+
+    Attributes:
+        meaning: What is wrong, as the rest of a sentence that begins with "Layer 3".
+        when: The rule in words, for docs/.
+        advice: What to try.
+        holds: The rule: in which of the scans it holds.
+        reason: Why, in numbers of the last scan.
+        scans: In how many scans in a row it must hold to be confirmed. None: what it sees is normal in healthy models,
+            so only an ablation confirms it, and without one nobody need hear of it.
+        proof: Effects of ablating the layer's attention that confirm it at once.
+        implies: Other alarms of the same layer that say nothing more beside this one; None for all.
+    """
+
+    meaning: str
+    when: str
+    advice: str
+    holds: Callable[[Series], list[bool]]
+    reason: Callable[[Record], str]
+    scans: int | None = 2
+    proof: tuple[str, ...] = ()
+    implies: tuple[str, ...] | None = ()
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One thing that is wrong with one layer.
+
+    Attributes:
+        kind: A key of ALARMS.
+        layer: Counted from 0.
+        reason: Why, in numbers of the last scan.
+        scans: In how many scans in a row it has held, the last included.
+        since_step: Optimiser steps at the first of those; None if not known.
+        confirmed: Whether it has lasted, or was proved by an ablation; else it is a suspicion.
+    """
+
+    kind: str
+    layer: int
+    reason: str
+    scans: int
+    since_step: int | None
+    confirmed: bool
+
+    @property
+    def label(self) -> str:
+        """The kind, with a question mark while it is a suspicion."""
+        return self.kind if self.confirmed else f"{self.kind}?"
+
+
+def layer_alarms(history: Sequence[Mapping]) -> list[Alarm]:
+    """The alarms that hold at the last of some scans of one run, most serious first.
+
+    Args:
+        history: Records of scans in the order of their steps, oldest first; a single one gives suspicions only.
+    """
+    if not history or history[-1]["step"] == 0:
+        return []
+    # A checkpoint of an older version may hold records that lack something.
+    names = history[-1]["layers"][0].keys()
+    history = [scan for scan in history if all(names <= record.keys() for record in scan["layers"])]
+    alarms = []
+    for kind, row in ALARMS.items():
+        for layer in range(len(history[-1]["layers"])):
+            records = [scan["layers"][layer] for scan in history]
+            series = {name: [record[name] for record in records] for name in records[-1]}
+            series["step"] = [scan["step"] for scan in history]
+            scans = _trailing(row.holds(series))
+            if scans:
+                confirmed = row.scans is not None and scans >= row.scans
+                alarms.append(Alarm(kind, layer, row.reason(records[-1]), scans, history[-scans]["step"], confirmed))
+    return [alarm for alarm in alarms if not any(_implies(other, alarm) for other in alarms)]
+
+
+def health(step: int | None, alarms: Sequence[Alarm]) -> str:
+    """One word on a run: untrained, healthy, suspect (nothing is confirmed yet), or sick."""
+    if step == 0:
+        return "untrained"
+    if any(alarm.confirmed for alarm in alarms):
+        return "sick"
+    return "suspect" if worth_saying(alarms) else "healthy"
+
+
+def worth_saying(alarms: Sequence[Alarm]) -> list[Alarm]:
+    """Those that are confirmed or may yet be, confirmed ones first; not what is normal until an ablation proves it."""
+    serious = [alarm for alarm in alarms if alarm.confirmed or ALARMS[alarm.kind].scans is not None]
+    return sorted(serious, key=lambda alarm: not alarm.confirmed)
+
+
+def what_is_wrong(step: int | None, alarms: Sequence[Alarm]) -> str:
+    """One sentence for people, the most serious first."""
+    if step == 0:
+        return "Untrained: no optimiser step was taken yet."
+    serious = worth_saying(alarms)
+    if not serious:
+        return "Healthy: no layer raises an alarm."
+    first = serious[0]
+    since = "" if first.since_step is None or first.scans == 1 else f", since step {first.since_step:,}"
+    doubt = "" if first.confirmed else " Seen in a single scan, so it may pass."
+    rest = [f"layer {alarm.layer} ({alarm.label})" for alarm in serious[1:4]]
+    if len(serious) > 4:
+        rest.append(f"{len(serious) - 4} more")
+    also = f" Also {listed(rest)}." if rest else ""
+    layer = "Layer" if first.confirmed else "Suspect: layer"
+    kind = ALARMS[first.kind]
+    return f"{layer} {first.layer} {kind.meaning} ({first.reason}){since}. Try: {kind.advice}{doubt}{also}"
+
+
+def _entropy_collapse(s: Series) -> list[bool]:
+    """Low or falling entropy, large or growing logits, and a stripe (Zhai et al. 2023: growth precedes collapse); or,
+    earlier, three quarters of the heads sharp on a stripe each."""
+    entropy, logit, stripe = s["normalized_entropy"], s["max_logit"], s["stripe"]
+    holds = []
+    for i in range(len(entropy)):
+        low = entropy[i] < COLLAPSED_ENTROPY or (i > 0 and entropy[i] < entropy[i - 1] / 2)
+        large = logit[i] > LARGE_LOGIT or (i > 0 and logit[i] > 2 * logit[i - 1])
+        sharp = s["sharp_heads"][i] >= SHARP_SHARE * s["heads"][i]
+        # Sequences under 17 tokens have no stripe to look at.
+        holds.append(not stripe[i] <= COLLAPSED_STRIPE and (sharp or (low and large)))
+    return holds
+
+
+def _rank_collapse(s: Series) -> list[bool]:
+    """Under half of the running maximum, or next to nothing left. The maximum starts when the fall of early training
+    is over: the rank has fallen and risen again, or been flat while the number of steps doubled."""
+    holds, highest, top, low = [], -math.inf, -math.inf, math.inf
+    for i, rank in enumerate(s["effective_rank"]):
+        if math.isnan(rank):
+            holds.append(False)
+            continue
+        top, low = max(top, rank), min(low, rank)
+        risen = low < FALLEN * top and rank > RISEN * low
+        if highest > 0 or risen or _is_flat(s, i):
+            highest = max(highest, rank)
+        holds.append(rank < RANK_LEFT * highest or rank < LEAST_RANK)
+    return holds
+
+
+def _is_flat(s: Series, i: int) -> bool:
+    """Whether the rank has hardly changed over the second half of the steps up to the i-th scan."""
+    step = s["step"][i] or 0
+    recent = [rank for rank, at in zip(s["effective_rank"][: i + 1], s["step"], strict=False) if 2 * (at or 0) >= step]
+    return step >= FLAT_FROM and len(recent) >= 3 and min(recent) > FLAT * max(recent)
+
+
+def _heads(numbers: Sequence[int]) -> str:
+    return f"head{'s' * (len(numbers) > 1)} {listed([str(number) for number in numbers])}:"
+
+
+def _implies(one: Alarm, other: Alarm) -> bool:
+    implies = ALARMS[one.kind].implies
+    return one.layer == other.layer and one.kind != other.kind and (implies is None or other.kind in implies)
+
+
+def _trailing(holds: Sequence[bool]) -> int:
+    """How many at the end hold."""
+    return next((count for count, held in enumerate(reversed(holds)) if not held), len(holds))
+
+
+# The most serious first.
+ALARMS: Mapping[str, AlarmKind] = {
+    "broken": AlarmKind(
+        meaning="has numbers that are not finite",
+        when="a head, or what the layer passes on, is not finite; one scan is enough",
+        advice="Go back to the last finite checkpoint (--ckpt_path best) with a lower --model.learning_rate or "
+        "--trainer.gradient_clip_val 1.0.",
+        holds=lambda s: [n > 0 or not finite for n, finite in zip(s["broken_heads"], s["finite"], strict=True)],
+        reason=lambda r: f"{r['broken_heads']} of {r['heads']} heads" if r["broken_heads"] else "what it passes on",
+        scans=1,
+        implies=None,
+    ),
+    "entropy collapse": AlarmKind(
+        meaning="has an entropy collapse: its attention sticks to a few tokens",
+        when=f"median entropy under {COLLAPSED_ENTROPY} of uniform (or halved), largest logit over {LARGE_LOGIT} (or "
+        f"doubled), and a stripe over {COLLAPSED_STRIPE} (under 17 tokens there are none, and the rest decides); or "
+        "¾ of the heads sharp on a stripe without being copying heads or sinks",
+        advice="Lower --model.learning_rate, more --model.warmup_steps, --trainer.gradient_clip_val 1.0; QK-norm "
+        "bounds the logits for good. Go on from a checkpoint from before the collapse: it rarely heals.",
+        holds=_entropy_collapse,
+        reason=lambda r: (
+            f"median entropy {r['normalized_entropy']:.2f} of uniform, largest logit {r['max_logit']:.0f}, "
+            f"{stripe_words(r['stripe'], r['stripe_at'])}"
+        ),
+        proof=("no effect", "harmful"),
+    ),
+    "dead layer": AlarmKind(
+        meaning="is dead: it passes the residual stream on unchanged",
+        when=f"block influence under {NO_INFLUENCE}",
+        advice="Fewer layers would do the same for less; or a lower --model.learning_rate or --model.weight_decay from "
+        "the start.",
+        holds=lambda s: [influence < NO_INFLUENCE for influence in s["block_influence"]],
+        reason=lambda r: f"block influence {r['block_influence']:.0e}",
+        implies=("dead attention", "dead heads"),
+    ),
+    "dead attention": AlarmKind(
+        meaning="has dead attention: its heads add next to nothing",
+        when=f"every head adds under {DEAD_RELATIVE_TO_RESIDUAL} of the residual stream, and none is a sink",
+        advice="Ablate it to be sure (analyze.py does). Lower --model.learning_rate or --model.weight_decay, more "
+        "--model.warmup_steps, or fewer layers.",
+        holds=lambda s: [silent == heads for silent, heads in zip(s["silent_heads"], s["heads"], strict=True)],
+        reason=lambda r: f"the largest head output is {r['largest_output']:.0e} of the residual stream",
+        proof=("no effect",),
+        implies=("dead heads",),
+    ),
+    "dead heads": AlarmKind(
+        meaning="has dead heads: they add next to nothing",
+        when="a head does, beside louder ones, and is no sink",
+        advice="Ablate them to be sure (analyze.py does). More --model.warmup_steps or a lower --model.learning_rate "
+        "keeps heads alive; fewer heads would do the same for less.",
+        holds=lambda s: [bool(heads) for heads in s["dead_heads"]],
+        reason=lambda r: f"{_heads(r['dead_heads'])} under {DEAD_RELATIVE_TO_RESIDUAL} of the residual stream",
+    ),
+    "rank collapse": AlarmKind(
+        meaning="has a rank collapse: its tokens have become alike",
+        when=f"effective rank under {LEAST_RANK}, or under half of its running maximum, which starts when the fall of "
+        "early training is over",
+        advice="Look at the layers before it for an entropy collapse or dead attention; lower --model.learning_rate or "
+        "--model.weight_decay.",
+        holds=_rank_collapse,
+        reason=lambda r: f"effective rank {r['effective_rank']:.1f}, under half of its maximum or under {LEAST_RANK}",
+    ),
+    "lazy layer": AlarmKind(
+        meaning="is lazy: nearly all its heads rest on one token each, and the loss is the same without them",
+        when=f"¾ of the heads put over {ONE_COLUMN} of their mass on one token, and an ablation finds no effect",
+        advice="Its attention is not used: fewer layers, or an output gate that gives heads another way to rest.",
+        holds=lambda s: [share >= LAZY_SHARE for share in s["one_column_share"]],
+        reason=lambda r: (
+            f"{r['one_column_share']:.0%} of its heads put over {ONE_COLUMN:.0%} of their mass on one token"
+        ),
+        scans=None,
+        proof=("no effect",),
+    ),
+}

@@ -1,0 +1,1 @@
+"""Writing: the report, and tables for terminals and TensorBoard."""
