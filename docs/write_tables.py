@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from gpt_lightning.data.text import formats
 from gpt_lightning.interpret.judge.alarms import ALARMS
 from gpt_lightning.interpret.judge.verdicts import KINDS
 from gpt_lightning.interpret.metrics import METRICS
@@ -39,7 +40,12 @@ def alarms() -> str:
     return markdown(("alarm", "when", "what it means", "what to try"), rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"metrics": metrics, "verdicts": verdicts, "alarms": alarms}
+TABLES: dict[str, Callable[[], str]] = {
+    "metrics": metrics,
+    "verdicts": verdicts,
+    "alarms": alarms,
+    "formats": formats.table,
+}
 
 
 def with_tables(page: str) -> str:
