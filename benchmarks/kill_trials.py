@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cli.audit import TRAIN, largest_difference
+from cli.commands.audit import TRAIN, largest_difference
 from gpt_lightning.checkpoints import runs
 from gpt_lightning.checkpoints.content import read_checkpoint
 

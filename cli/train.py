@@ -1,10 +1,12 @@
 """LightningCLI for this project: its options, run directories, callbacks and subcommands."""
 
 import logging
+import pkgutil
 import sys
 import threading
 import warnings
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import callbacks
 from callbacks.resuming.lost_process import end_with_launcher
-from cli import audit, endings
+from cli import commands, endings
 from cli.settings import settle
 from gpt_lightning.checkpoints import runs
 from gpt_lightning.checkpoints.load import LoadedCheckpoint
@@ -35,15 +37,16 @@ def main() -> None:
     """Run the CLI; without a subcommand, fit."""
     threading.excepthook = quiet_about_files
     end_with_launcher()
-    if sys.argv[1:2] == ["audit"]:
-        raise SystemExit(audit.main(sys.argv[2:]))
+    if set(sys.argv[1:2]) & {module.name for module in pkgutil.iter_modules(commands.__path__)}:
+        raise SystemExit(import_module(f"cli.commands.{sys.argv[1]}").main(sys.argv[2:]))
     if len(sys.argv) == 1 or (sys.argv[1].startswith("-") and sys.argv[1] not in ("-h", "--help")):
         sys.argv.insert(1, "fit")
     # Lightning's own notices (which devices exist, tips) say less than `before_fit`; warnings and errors stay.
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    # But for one: that it kills this process because another has died. Nobody else could say so.
-    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+    # But for what nobody else says: that it kills this process because another has died, and a profiler's table.
+    for logger in ("lightning.fabric.strategies.launchers.subprocess_script", "lightning.pytorch.profilers"):
+        logging.getLogger(logger).setLevel(logging.INFO)
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")  # Lightning's own call, not the user's
     # When fp16 overflows at the very first step, the scaler skips it, as it should.
     warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")

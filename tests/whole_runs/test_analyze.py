@@ -76,7 +76,6 @@ def test_a_network_without_a_tokenizer_asks_for_one(main, tmp_path):
     assert "--tokenizer bytes" in error_line(err)
 
 
-@pytest.mark.xfail(strict=True, reason="it is imported before anybody knows whether it is needed")
 @pytest.mark.parametrize("own_text", [True, False])
 def test_a_python_without_its_documentation_is_no_traceback(main, last, tmp_path, monkeypatch, own_text):
     """pydoc_data is left out of some distributions. It is needed for networks without a text of their own alone."""

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cli.audit import beside, compare
+from cli.commands.audit import beside, compare
 from gpt_lightning.errors import UserError
 from tests.command_line import TINY, run
 

@@ -23,7 +23,7 @@ from gpt_lightning.command_line import OneLineParser
 from gpt_lightning.errors import UserError
 from gpt_lightning.ranges import number_type
 
-TRAIN = Path(__file__).parent.parent / "train.py"
+TRAIN = Path(__file__).parents[2] / "train.py"
 Steps = number_type("Steps", int, "at least 2, with a stop in between", (">=", 2))
 
 
