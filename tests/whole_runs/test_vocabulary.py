@@ -78,11 +78,18 @@ def test_any_larger_number_can_be_asked_for(main, options, n_ids):
     assert f"vocab_size {n_ids} (not {PADDED})" in err
 
 
-@pytest.mark.parametrize("n_ids", ["259", "1", "-1"])
+@pytest.mark.parametrize("n_ids", ["259", "1"])
 def test_fewer_ids_than_tokens_are_refused(main, options, n_ids):
     status, _, err = main("train.py", "fit", *options, f"--model.gpt.vocab_size={n_ids}")
     assert status == 1
     assert err.startswith(f"error: model.gpt.vocab_size is {n_ids}, but tokenizer 'small.tiktoken' has 260 ids")
+    assert not Path("runs").exists()
+
+
+def test_fewer_ids_than_none_are_refused(main, options):
+    status, _, err = main("train.py", "fit", *options, "--model.gpt.vocab_size=-1")
+    assert status == 2
+    assert "-1 is out of range: it must be at least 0" in err
     assert not Path("runs").exists()
 
 
