@@ -11,8 +11,8 @@ def choose_heads(result: DepthScanResult, most: int = 12) -> list[tuple[int, int
     """The heads worth a look, as (layer, head): those that stand out, worst kind first, then one of every other kind.
 
     Within a kind the clearest come first, by the metric behind the verdict. Every kind that stands out gets one place
-    before any gets a second, and each other kind keeps its one place. With no other kinds, all `most` are for what
-    stands out.
+    before any gets a second, and each other kind keeps its one place. With no other kinds, all `most` places go to
+    heads that stand out.
     """
     of_kind: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for layer, row in enumerate(result.verdicts):
