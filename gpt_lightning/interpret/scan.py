@@ -76,12 +76,8 @@ def depth_scan(
 def attention_maps(model: nn.Module, tokens_T: Tensor, max_tokens: int = 128) -> list[Tensor]:
     """The attention weights of one sequence for pictures: a (H, T, T) float32 tensor on the CPU per layer.
 
-    Args:
-        model: As for `depth_scan`.
-        tokens_T: One sequence, (T,) int64, cut to its first `max_tokens`, which see nothing of the rest anyway.
-
-    Raises:
-        UserError: as for `depth_scan`.
+    Of the sequence, (T,) int64, only the first `max_tokens` are looked at; they do not see the rest anyway. Raises
+    UserError as `depth_scan`.
     """
     return of_each_layer(model, tokens_T[None, :max_tokens], lambda q, k, v: attention_pattern(q, k)[0].cpu())
 

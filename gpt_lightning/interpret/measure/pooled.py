@@ -59,15 +59,9 @@ def pooled_attention(q_HTD: Tensor, k_HTD: Tensor, bins: int = 64, block: int = 
 
 
 def attention_pooled_maps(model: nn.Module, tokens_T: Tensor, bins: int = 64) -> list[tuple[Tensor, Tensor]]:
-    """`pooled_attention` of every layer on one sequence of any length up to the context: (mean, max) on the CPU.
+    """`pooled_attention` of every layer on one sequence, (T,) int64: (mean, max) on the CPU.
 
-    Args:
-        model: A `gpt_lightning.model.GPT`, as for `depth_scan`.
-        tokens_T: One sequence, (T,) int64.
-        bins: B, as for `pooled_attention`.
-
-    Raises:
-        UserError: tokens of another shape, too long for the context, or not in the vocabulary.
+    Raises UserError for tokens of another shape, too long for the context, or not in the vocabulary.
     """
     layers = of_each_layer(model, tokens_T[None], lambda q, k, v: pooled_attention(q[0], k[0], bins))
     return [(mean_HBB.cpu(), max_HBB.cpu()) for mean_HBB, max_HBB in layers]

@@ -223,6 +223,6 @@ def test_heads_of_a_layer_that_are_alike_are_named_together():
 
 
 def test_a_summary_of_one_layer():
-    assert summarise([[verdict("dead?")]], 3) == (
-        "1 head in layer 3: 1 dead?; worth a look: layer 3 head 0 is dead? (why dead?)."
+    assert summarise([[verdict("dead?")]]) == (
+        "1 head in layer 0: 1 dead?; worth a look: layer 0 head 0 is dead? (why dead?)."
     )
