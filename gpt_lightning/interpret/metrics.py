@@ -13,35 +13,22 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that is measured for each head, or for each layer.
+    """A number that is measured for each head, or for each layer."""
 
-    Attributes:
-        unit: As people read it.
-        title: What it is, in a few words, for pictures and columns.
-        meaning: What it says, in a sentence, for docs/.
-        over_sequences: How to reduce it over the sequences: their "mean", the "largest" value, or the value of the
-            sequence with the strongest "stripe".
-        worst: Which end to worry about. Of a metric with neither end to worry about, the highest value is shown.
-        range: Its fixed scale, so that pictures of different steps compare. The upper end may depend on how many tokens
-            a sequence has; None means as far as the values reach.
-        pictured: Whether a metric of heads has a layer × head picture, a curve per layer and a histogram.
-        in_report: Whether it is a column of the report; depth_scan.json has every metric.
-        compared_as: Its short name where two scans are compared; empty if it is left out there.
-        charts: Which of TensorBoard's custom charts show it: every "layer", the "worst" head.
-        whole_number: Whether it is a position or an id, and so has no fraction.
-    """
-
-    unit: str
-    title: str
-    meaning: str
+    unit: str  # as people read it
+    title: str  # what it is, in a few words, for pictures and columns
+    meaning: str  # what it says, in a sentence, for docs/
+    # How to reduce it over the sequences; "stripe" takes the value of the sequence with the strongest stripe.
     over_sequences: Literal["mean", "largest", "stripe"] = "mean"
-    worst: Literal["lowest", "highest"] = "highest"
+    worst: Literal["lowest", "highest"] = "highest"  # which end to worry about; "highest" if neither
+    # A fixed scale, so that pictures of different steps compare. The upper end may depend on how many tokens a sequence
+    # has; None means as far as the values reach.
     range: tuple[float, float | Callable[[int], float] | None] = (0, None)
-    pictured: bool = False
-    in_report: bool = False
-    compared_as: str = ""
-    charts: tuple[Literal["layer", "worst"], ...] = ()
-    whole_number: bool = False
+    pictured: bool = False  # whether a metric of heads has a layer × head picture, a curve per layer and a histogram
+    in_report: bool = False  # whether it is a column of the report; depth_scan.json has every metric
+    compared_as: str = ""  # its short name where two scans are compared; empty if it is left out there
+    charts: tuple[Literal["layer", "worst"], ...] = ()  # of TensorBoard's: curves of every layer, of the worst head
+    whole_number: bool = False  # whether it is a position or an id, and so has no fraction
 
     @property
     def heading(self) -> str:

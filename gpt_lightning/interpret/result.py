@@ -19,28 +19,17 @@ from gpt_lightning.interpret.metrics import METRICS
 
 @dataclass
 class DepthScanResult:
-    """The result of a depth scan: on the CPU, in float32, NaN where a metric is undefined.
+    """The result of a depth scan: on the CPU, in float32, NaN where a metric is undefined."""
 
-    Attributes:
-        heads: Metric → (L, H), by the names of `metrics.HEAD_METRICS`, reduced over the sequences as its row says.
-        layers: Metric → (L,), by the names of `metrics.LAYER_METRICS`.
-        verdicts: [layer][head].
-        sequences, tokens: How many sequences were scanned, and of how many tokens each.
-        step: Optimiser steps the model has taken; None if not known.
-        stripe_places: [layer][head], the token or position of the stripe in words; None if sequences differ.
-        finite_output: Whether the network's output, after the final norm, is finite.
-        alarms: What is wrong with layers, most serious first.
-    """
-
-    heads: dict[str, Tensor]
-    layers: dict[str, Tensor]
-    verdicts: list[list[Verdict]]
+    heads: dict[str, Tensor]  # metric → (L, H), by the names of HEAD_METRICS, reduced over the sequences
+    layers: dict[str, Tensor]  # metric → (L,), by the names of LAYER_METRICS
+    verdicts: list[list[Verdict]]  # [layer][head]
     sequences: int
-    tokens: int
-    step: int | None
-    stripe_places: list[list[str | None]]
-    finite_output: bool = True
-    alarms: list[Alarm] = field(default_factory=list)
+    tokens: int  # in each sequence
+    step: int | None  # optimiser steps the model has taken; None if not known
+    stripe_places: list[list[str | None]]  # [layer][head], the stripe's token or position; None if sequences differ
+    finite_output: bool = True  # whether the network's output, after the final norm, is finite
+    alarms: list[Alarm] = field(default_factory=list)  # what is wrong with layers, most serious first
 
     @property
     def health(self) -> str:

@@ -107,8 +107,8 @@ def _natural_metrics(
             # Not model(...): compiled code ignores hooks, and nobody needs the logits, the largest tensor of all.
             finite = finite and bool(model.hidden_states(part_BT).isfinite().all())
 
-    per_head = [_over_sequences(_with_stripe_tokens(_joined(parts), tokens_BT), HEAD_METRICS) for parts in heads]
-    per_layer = [_over_sequences(_joined(parts), LAYER_METRICS) for parts in layers]
+    per_head = [_over_sequences(_with_stripe_tokens(_joined(layer), tokens_BT), HEAD_METRICS) for layer in heads]
+    per_layer = [_over_sequences(_joined(layer), LAYER_METRICS) for layer in layers]
     return _stacked(per_head), _stacked(per_layer), finite
 
 
@@ -124,7 +124,7 @@ def _repeat_metrics(model: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """From the sequences of each part to those of all."""
+    """From a dict per micro-batch to one of (B, …) tensors."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -8,6 +8,7 @@ Shapes: B sequences, T tokens, L layers, H heads.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,21 +39,14 @@ FOREIGN = 0.5  # nats per token above the entropy of single tokens: even the tok
 
 @dataclass(frozen=True)
 class Probe:
-    """How the network does on one kind of text.
+    """How the network does on one kind of text."""
 
-    Attributes:
-        name: natural, random, or repeated.
-        cross_entropy: Nats per token; of the repeat alone for repeated text.
-        reference: Nats per token to compare with. For random and repeated text the floor, which no model can beat; for
-            natural text, whose floor nobody knows, the entropy of its single tokens, the floor of models that see no
-            context.
-        first_position_mass_L: (L,) mean over heads. A sink that is still there on random text is about the position.
-    """
-
-    name: str
-    cross_entropy: float
+    name: Literal["natural", "random", "repeated"]
+    cross_entropy: float  # nats per token; of the repeat alone for repeated text
+    # Nats per token to compare with. For random and repeated text the floor, which no model can beat; for natural text,
+    # whose floor nobody knows, the entropy of its single tokens, the floor of models that see no context.
     reference: float
-    first_position_mass_L: Tensor
+    first_position_mass_L: Tensor  # mean over heads; a sink that is still there on random text is about the position
 
 
 @dataclass

@@ -32,49 +32,30 @@ Series = Mapping[str, Sequence[float]]  # the same over the scans so far: under 
 
 @dataclass(frozen=True)
 class AlarmKind:
-    """What all alarms of one kind have in common.
+    """What all alarms of one kind have in common."""
 
-    Attributes:
-        meaning: What is wrong, as the rest of a sentence that begins with "Layer 3".
-        when: The rule in words, for docs/.
-        advice: What to try.
-        holds: The rule: for each scan, whether it holds.
-        reason: Why, in numbers of the last scan.
-        scans: In how many scans in a row it must hold to be confirmed. None: it is normal in healthy models, so only an
-            ablation confirms it, and until then it is not mentioned.
-        proof: Effects of ablating the layer's attention that confirm it at once.
-        implies: Other alarms that add nothing when the same layer has this one; None for all.
-    """
-
-    meaning: str
-    when: str
-    advice: str
-    holds: Callable[[Series], list[bool]]
-    reason: Callable[[Record], str]
+    meaning: str  # what is wrong, as the rest of a sentence that begins with "Layer 3"
+    when: str  # the rule in words, for docs/
+    advice: str  # what to try
+    holds: Callable[[Series], list[bool]]  # the rule: for each scan, whether it holds
+    reason: Callable[[Record], str]  # why, in numbers of the last scan
+    # In how many scans in a row it must hold to be confirmed. None: it is normal in healthy models, so only an ablation
+    # confirms it, and until then it is not mentioned.
     scans: int | None = 2
-    proof: tuple[str, ...] = ()
-    implies: tuple[str, ...] | None = ()
+    proof: tuple[str, ...] = ()  # effects of ablating the layer's attention that confirm it at once
+    implies: tuple[str, ...] | None = ()  # alarms that add nothing when the same layer has this one; None for all
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """One thing that is wrong with one layer.
+    """One thing that is wrong with one layer."""
 
-    Attributes:
-        kind: A key of ALARMS.
-        layer: Counted from 0.
-        reason: Why, in numbers of the last scan.
-        scans: In how many scans in a row it has held, including the last.
-        since_step: Optimiser steps at the first of these; None if not known.
-        confirmed: Whether it has lasted or an ablation proved it; otherwise it is a suspicion.
-    """
-
-    kind: str
-    layer: int
-    reason: str
-    scans: int
-    since_step: int | None
-    confirmed: bool
+    kind: str  # a key of ALARMS
+    layer: int  # counted from 0
+    reason: str  # why, in numbers of the last scan
+    scans: int  # in how many scans in a row it has held, including the last
+    since_step: int | None  # optimiser steps at the first of these; None if not known
+    confirmed: bool  # whether it has lasted or an ablation proved it; otherwise it is a suspicion
 
     @property
     def label(self) -> str:
@@ -111,11 +92,11 @@ def health(step: int | None, alarms: Sequence[Alarm]) -> str:
         return "untrained"
     if any(alarm.confirmed for alarm in alarms):
         return "sick"
-    return "suspect" if worth_saying(alarms) else "healthy"
+    return "suspect" if to_mention(alarms) else "healthy"
 
 
-def worth_saying(alarms: Sequence[Alarm]) -> list[Alarm]:
-    """The alarms to mention, confirmed ones first: all but suspicions that only an ablation can confirm."""
+def to_mention(alarms: Sequence[Alarm]) -> list[Alarm]:
+    """The alarms that people should hear of, confirmed ones first: not suspicions that only an ablation can confirm."""
     serious = [alarm for alarm in alarms if alarm.confirmed or ALARMS[alarm.kind].scans is not None]
     return sorted(serious, key=lambda alarm: not alarm.confirmed)
 
@@ -124,18 +105,16 @@ def what_is_wrong(step: int | None, alarms: Sequence[Alarm]) -> str:
     """What to tell people: the most serious alarm, what to try, and which other alarms there are."""
     if step == 0:
         return "Untrained: no optimiser step has been taken yet."
-    serious = worth_saying(alarms)
-    if not serious:
+    mentioned = to_mention(alarms)
+    if not mentioned:
         return "Healthy: no layer raises an alarm."
-    first = serious[0]
+    first, *others = mentioned
     since = "" if first.since_step is None or first.scans == 1 else f", since step {first.since_step:,}"
     doubt = "" if first.confirmed else " Seen in a single scan, so it may pass."
-    rest = [f"layer {alarm.layer} ({alarm.label})" for alarm in serious[1:4]]
-    if len(serious) > 4:
-        rest.append(f"{len(serious) - 4} more")
+    rest = [f"layer {alarm.layer} ({alarm.label})" for alarm in others[:3]]
+    rest += [f"{len(others) - 3} more"] * (len(others) > 3)
     also = f" Also {listed(rest)}." if rest else ""
-    layer = "Layer" if first.confirmed else "Suspect: layer"
-    kind = ALARMS[first.kind]
+    layer, kind = "Layer" if first.confirmed else "Suspect: layer", ALARMS[first.kind]
     return f"{layer} {first.layer} {kind.meaning} ({first.reason}){since}. Try: {kind.advice}{doubt}{also}"
 
 
@@ -148,7 +127,7 @@ def _entropy_collapse(s: Series) -> list[bool]:
         low = entropy[i] < COLLAPSED_ENTROPY or (i > 0 and entropy[i] < entropy[i - 1] / 2)
         large = logit[i] > LARGE_LOGIT or (i > 0 and logit[i] > 2 * logit[i - 1])
         sharp = s["sharp_heads"][i] >= SHARP_SHARE * s["heads"][i]
-        # Sequences under 17 tokens have no stripe to look at.
+        # In sequences under 17 tokens the stripe is NaN, which must not rule a collapse out.
         holds.append(not stripe[i] <= COLLAPSED_STRIPE and (sharp or (low and large)))
     return holds
 

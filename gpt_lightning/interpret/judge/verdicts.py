@@ -30,29 +30,20 @@ Head = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """What every head of one kind has in common.
+    """What every head of one kind has in common."""
 
-    Attributes:
-        letter, colour: For pictures.
-        meaning: What the head does, as the rest of a sentence that begins with "the head".
-        advice: What it means for the network, and what to try.
-        rule: Whether a head is of this kind; an undefined metric (NaN) must not match. None: only an ablation tells.
-        reason: Why, in numbers.
-        label: What to call a particular head; None for the name of the kind.
-        after_ablation: The kind before the ablation (None for any), and the measured effect that turns it into this.
-        stands_out: Whether people should look at it.
-        clearest: The metric that shows it, and at which end it is clearest: 1 for the largest values, −1 for the least.
-    """
-
-    letter: str
+    letter: str  # for pictures, as is the colour
     colour: str
-    meaning: str
-    advice: str
+    meaning: str  # what the head does, as the rest of a sentence that begins with "the head"
+    advice: str  # what it means for the network, and what to try
+    # Whether a head is of this kind; an undefined metric (NaN) must not match. None: only an ablation tells.
     rule: Callable[[Head], bool] | None = None
-    reason: Callable[[Head], str] = lambda head: ""
-    label: Callable[[Head], str] | None = None
+    reason: Callable[[Head], str] = lambda head: ""  # why, in numbers
+    label: Callable[[Head], str] | None = None  # what to call a particular head; None for the name of the kind
+    # The kind before an ablation (None for any), and the measured effect that turns it into this one.
     after_ablation: tuple[str | None, str] | None = None
-    stands_out: bool = False
+    stands_out: bool = False  # whether people should look at it
+    # The metric that shows it, and at which end it is clearest: 1 for the largest values, −1 for the smallest.
     clearest: tuple[str, int] | None = None
 
 
@@ -236,19 +227,12 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """One word on one head, and why.
+    """One word on one head, and why."""
 
-    Attributes:
-        kind: A key of KINDS.
-        label: What to call this head: the kind, and of a stripe the token that it is at.
-        reason: In numbers, from its attention and its output.
-        evidence: What an ablation measured; empty if there was none.
-    """
-
-    kind: str
-    label: str
-    reason: str
-    evidence: str = ""
+    kind: str  # a key of KINDS
+    label: str  # what to call this head: the kind, and for a stripe the token that it is at
+    reason: str  # in numbers, from its attention and its output
+    evidence: str = ""  # what an ablation measured; empty if there was none
 
 
 def head_verdict(metrics: Mapping[str, float], step: int | None = None, stripe_place: str | None = None) -> Verdict:

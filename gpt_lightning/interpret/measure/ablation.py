@@ -34,17 +34,11 @@ Effect = Literal["needed", "no effect", "harmful", "unclear"]
 
 @dataclass
 class Ablation:
-    """Cross-entropies per sequence, float32 on the CPU, in nats per token; a change is positive if the part was needed.
+    """Cross-entropies per sequence, float32 on the CPU, nats per token; a change is positive if the part was needed."""
 
-    Attributes:
-        baseline_n: (n,) of the network with nothing replaced.
-        head_delta_LHn: (L, H, n) change when that head alone is replaced by its mean.
-        attention_delta_Ln: (L, n) change when all heads of that layer are.
-    """
-
-    baseline_n: Tensor
-    head_delta_LHn: Tensor
-    attention_delta_Ln: Tensor
+    baseline_n: Tensor  # (n,) of the network with nothing replaced
+    head_delta_LHn: Tensor  # (L, H, n) change when that head alone is replaced by its mean
+    attention_delta_Ln: Tensor  # (L, n) change when all heads of that layer are
 
 
 def ablate(
