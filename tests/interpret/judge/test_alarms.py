@@ -190,8 +190,8 @@ def test_dead_heads_are_numbered():
 
 def test_the_most_serious_alarm_comes_first():
     everything = {name: value for cause in CAUSES.values() for name, value in cause.items()}
-    found = labels(everything, everything)
-    assert found == ["broken"]  # from which everything else may follow
+    raised = labels(everything, everything)
+    assert raised == ["broken"]  # from which everything else may follow
     del everything["broken_heads"]
     assert labels(everything, everything) == ["entropy collapse", "dead layer", "lazy layer?"]
 

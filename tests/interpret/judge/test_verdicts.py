@@ -72,12 +72,12 @@ def test_every_kind_can_be_reached():
     assert reached == KINDS.keys()
 
 
-def settled(found: str, effect: str) -> Verdict:
-    return with_evidence(Verdict(found, f"a {found}", "why"), effect, 0.0123, -0.0004, 0.025)
+def settled(before: str, effect: str) -> Verdict:
+    return with_evidence(Verdict(before, f"a {before}", "why"), effect, 0.0123, -0.0004, 0.025)
 
 
 @pytest.mark.parametrize(
-    ("found", "effect", "expected"),
+    ("before", "effect", "expected"),
     [
         ("dead?", "no effect", "dead"),
         ("dead?", "needed", "quiet"),
@@ -89,8 +89,8 @@ def settled(found: str, effect: str) -> Verdict:
         ("sink (no-op)", "no effect", "sink (no-op)"),
     ],
 )
-def test_an_ablation_settles_what_attention_suggests(found, effect, expected):
-    verdict = settled(found, effect)
+def test_an_ablation_settles_what_attention_suggests(before, effect, expected):
+    verdict = settled(before, effect)
     assert verdict.kind == expected
     assert "why" in verdict.reason
     assert verdict.evidence == "without it the loss changes by +0.0123 nats per token (-0.0004 to +0.0250)"
@@ -165,8 +165,8 @@ def test_the_calibration_pair_of_runs():
     collapsing = [(0.03, 0.15, 0.38, 332), (0.18, 0.05, 0.65, 8)]
     for heads, stands_out in ((healthy, False), (collapsing, True)):
         for entropy, first, stripe, logit in heads:
-            found = kind(normalized_entropy=entropy, first_position_mass=first, stripe=stripe, max_logit=logit)
-            assert KINDS[found].stands_out == stands_out
+            name = kind(normalized_entropy=entropy, first_position_mass=first, stripe=stripe, max_logit=logit)
+            assert KINDS[name].stands_out == stands_out
 
 
 def test_a_stripe_names_its_place_if_it_has_one():
@@ -182,8 +182,8 @@ def test_a_stripe_names_its_place_if_it_has_one():
 
 
 def test_a_single_sequence_has_no_interval():
-    found = with_evidence(Verdict("mixed", "mixed", "why"), "unclear", 0.5, -math.inf, math.inf)
-    assert found.evidence == "without it the loss changes by +0.5000 nats per token (one sequence: no interval)"
+    verdict = with_evidence(Verdict("mixed", "mixed", "why"), "unclear", 0.5, -math.inf, math.inf)
+    assert verdict.evidence == "without it the loss changes by +0.5000 nats per token (one sequence: no interval)"
 
 
 def test_reasons_give_the_numbers():
