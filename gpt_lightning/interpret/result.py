@@ -56,7 +56,7 @@ class DepthScanResult:
     def record(self) -> dict:
         """What the alarms of later scans need to know about this one: plain types, a dict per layer."""
         finite = self.layers["max_activation"].isfinite()
-        finite[-1] &= self.finite_output  # which no layer shows
+        finite[-1] &= self.finite_output  # the last layer answers for the final norm too
         layers = []
         for layer, verdicts in enumerate(self.verdicts):
             heads = {name: values_LH[layer] for name, values_LH in self.heads.items()}

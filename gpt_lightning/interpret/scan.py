@@ -27,6 +27,7 @@ from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS, Metric
 from gpt_lightning.interpret.result import DepthScanResult
 
 REPEATED_SEQUENCES = 4
+Values = dict[str, Tensor]  # by the name of their metric
 
 
 def depth_scan(
@@ -82,14 +83,12 @@ def attention_maps(model: nn.Module, tokens_T: Tensor, max_tokens: int = 128) ->
     return of_each_layer(model, tokens_T[None, :max_tokens], lambda q, k, v: attention_pattern(q, k)[0].cpu())
 
 
-def _natural_metrics(
-    model: nn.Module, tokens_BT: Tensor, block: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor], bool]:
+def _natural_metrics(model: nn.Module, tokens_BT: Tensor, block: int) -> tuple[Values, Values, bool]:
     """Metrics of heads (L, H) and of layers (L,) on the text itself, on the CPU; and whether the network's output,
     after the final norm, is finite."""
     L, H, T = model.config.n_layer, model.config.n_head, tokens_BT.size(-1)
-    heads: list[list[dict[str, Tensor]]] = [[] for _ in range(L)]
-    layers: list[list[dict[str, Tensor]]] = [[] for _ in range(L)]
+    heads: list[list[Values]] = [[] for _ in range(L)]  # [layer][micro-batch]
+    layers: list[list[Values]] = [[] for _ in range(L)]
     finite = True
 
     def on_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -112,7 +111,7 @@ def _natural_metrics(
     return _stacked(per_head), _stacked(per_layer), finite
 
 
-def _repeat_metrics(model: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
+def _repeat_metrics(model: nn.Module, tokens_BT: Tensor) -> Values:
     """Induction and duplicate-token scores (L, H) on random tokens repeated, on the CPU; NaN if they don't fit."""
     probe = repeated_tokens(tokens_BT, REPEATED_SEQUENCES, model.config.context_length)
     if probe is None:
@@ -123,17 +122,17 @@ def _repeat_metrics(model: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
     return _stacked([{name: values_BH.mean(0) for name, values_BH in layer.items()} for layer in statistics])
 
 
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _joined(parts: list[Values]) -> Values:
     """From a dict per micro-batch to one of (B, …) tensors."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _stacked(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _stacked(layers: list[Values]) -> Values:
     """From a dict per layer to one of (L, …) tensors."""
     return {name: torch.stack([layer[name] for layer in layers]).cpu() for name in layers[0]}
 
 
-def _with_stripe_tokens(statistics: dict[str, Tensor], tokens_BT: Tensor) -> dict[str, Tensor]:
+def _with_stripe_tokens(statistics: Values, tokens_BT: Tensor) -> Values:
     """Statistics (B, H), with the token of each stripe, and whether position and token are the strongest stripe's."""
     position_BH = statistics["stripe_position"]
     undefined_BH = position_BH.isnan()
@@ -147,19 +146,19 @@ def _with_stripe_tokens(statistics: dict[str, Tensor], tokens_BT: Tensor) -> dic
     return statistics | more
 
 
-def _over_sequences(statistics: dict[str, Tensor], rows: Mapping[str, Metric]) -> dict[str, Tensor]:
+def _over_sequences(statistics: Values, rows: Mapping[str, Metric]) -> Values:
     """From (B, …) to (…), each metric reduced as its row says."""
     return {name: _REDUCE[rows[name].over_sequences](values, statistics) for name, values in statistics.items()}
 
 
-_REDUCE: dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]] = {
+_REDUCE: dict[str, Callable[[Tensor, Values], Tensor]] = {
     "mean": lambda values, statistics: values.mean(0),
     "largest": lambda values, statistics: values.amax(0),
     "stripe": lambda values, statistics: values.gather(0, statistics["stripe"].argmax(0, keepdim=True))[0],
 }
 
 
-def _in_order(metrics: dict[str, Tensor], rows: Mapping[str, Metric]) -> dict[str, Tensor]:
+def _in_order(metrics: Values, rows: Mapping[str, Metric]) -> Values:
     """In the order of the rows. Raises KeyError for a row that nothing computes and for a metric without a row."""
     if extra := metrics.keys() - rows.keys():
         raise KeyError(f"{', '.join(sorted(extra))}: no row in interpret/metrics.py")

@@ -143,7 +143,7 @@ def study(
 
 
 def probe_texts(model: nn.Module, tokens_BT: Tensor, scan: DepthScanResult) -> list[Probe]:
-    """The network on the text itself, whose scan this is, on random tokens of it, and on those repeated if they fit."""
+    """The network on the text itself, whose scan this is, on random tokens of it and, if they fit, on some repeated."""
     types, counts = tokens_BT.unique(return_counts=True)
     unigram_entropy = float(torch.special.entr(counts / counts.sum()).sum())
     random_BT = random_tokens(tokens_BT, *tokens_BT.shape)
@@ -161,7 +161,7 @@ def probe_texts(model: nn.Module, tokens_BT: Tensor, scan: DepthScanResult) -> l
 
 
 def settled(scan: DepthScanResult, ablation: Ablation) -> DepthScanResult:
-    """The scan with what the ablation proves of its verdicts and alarms, or measured of them."""
+    """The scan with verdicts and alarms that the ablation proves, and what it measured as evidence for the others."""
     verdicts = [
         [with_evidence(verdict, effect(delta_n), *interval(delta_n)) for verdict, delta_n in zip(*pair, strict=True)]
         for pair in zip(scan.verdicts, ablation.head_delta_LHn, strict=True)

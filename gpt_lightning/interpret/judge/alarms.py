@@ -1,8 +1,7 @@
 """What is wrong with a layer: alarms, whose rules read the scans so far and must hold in two scans in a row.
 
 ALARMS is the one table: a row is a kind of alarm with its rule, reason, words and advice. A single scan only raises a
-suspicion, written with a question mark. A sink is never an alarm. docs/calibration.md has how often they were right on
-healthy and sick runs.
+suspicion, written with a question mark. A sink is never an alarm. docs/calibration.md says how often alarms were right.
 """
 
 import math

@@ -85,7 +85,7 @@ def ablate(
                 outputs = [block(x_BTC) for x_BTC in inputs]
             deltas = []
             for heads in (*range(H), slice(None)):
-                with attend.register_forward_hook(partial(_replace_output, sum_HD / (n * T), heads)):
+                with attend.register_forward_hook(partial(_replaced, sum_HD / (n * T), heads)):
                     ablated_n = _continued(model, layer, inputs, parts, first_target)
                 deltas.append((ablated_n - baseline_n).cpu())
             head_deltas.append(torch.stack(deltas[:H]))
@@ -138,9 +138,7 @@ def _add_output(sum_HD: Tensor, attend: nn.Module, inputs: tuple, mixed_BHTD: Te
     sum_HD += mixed_BHTD.float().sum((0, 2))
 
 
-def _replace_output(
-    mean_HD: Tensor, heads: int | slice, attend: nn.Module, inputs: tuple, mixed_BHTD: Tensor
-) -> Tensor:
+def _replaced(mean_HD: Tensor, heads: int | slice, attend: nn.Module, inputs: tuple, mixed_BHTD: Tensor) -> Tensor:
     replaced_BHTD = mixed_BHTD.clone()
     replaced_BHTD[:, heads] = mean_HD[heads].unsqueeze(-2)
     return replaced_BHTD

@@ -102,11 +102,7 @@ def checked_tokens(model: nn.Module, tokens_BT: Tensor) -> Tensor:
 
 def residual_streams(model: nn.Module, tokens_BT: Tensor) -> list[Tensor]:
     """The input of the first layer and the output of each: L + 1 tensors (B, T, C), before the final norm."""
-    streams: list[Tensor] = []
-
-    def on_block(layer: int, before_BTC: Tensor, after_BTC: Tensor) -> None:
-        streams.extend([before_BTC, after_BTC] if layer == 0 else [after_BTC])
-
-    with observed(model, on_block=on_block):
+    streams: list[tuple[Tensor, Tensor]] = []
+    with observed(model, on_block=lambda layer, before_BTC, after_BTC: streams.append((before_BTC, after_BTC))):
         model.hidden_states(tokens_BT)
-    return streams
+    return [streams[0][0], *(after_BTC for _, after_BTC in streams)]
