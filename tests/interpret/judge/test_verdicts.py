@@ -1,4 +1,4 @@
-"""Verdicts from metrics made up for the purpose: every rule, its threshold, and which of two rules wins."""
+"""Verdicts from made-up metrics: every rule, its threshold, and which of two rules wins."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from gpt_lightning.interpret.judge.verdicts import KINDS, Verdict, head_verdict, summarise, with_evidence
 
 NAN = math.nan
-# A head of which there is nothing to say.
+# A head that no rule matches.
 MIXED = {
     "entropy": 2.0,
     "normalized_entropy": 0.6,
@@ -112,14 +112,8 @@ def test_a_verdict_that_stays_keeps_its_label():
         ({"first_position_mass": 0.3}, "mixed"),
         ({"first_position_mass": 0.8, "value_weighted_first_position_share": 0.41}, "sink (active)"),
         ({"first_position_mass": 0.8, "value_weighted_first_position_share": 0.39}, "sink (no-op)"),
-        (
-            {"first_position_mass": 1.0, "value_weighted_first_position_share": 1.0, "first_value_norm": 0.19},
-            "sink (no-op)",
-        ),
-        (
-            {"first_position_mass": 1.0, "value_weighted_first_position_share": 1.0, "first_value_norm": 0.21},
-            "sink (active)",
-        ),
+        (ALL_ON_FIRST | {"first_value_norm": 0.19}, "sink (no-op)"),
+        (ALL_ON_FIRST | {"first_value_norm": 0.21}, "sink (active)"),
         ({"stripe": 0.3}, "mixed"),
         ({"local_mass": 0.5}, "mixed"),
         ({"local_mass": 0.6, "local_mass_baseline": 0.31}, "mixed"),
@@ -172,13 +166,10 @@ def test_the_calibration_pair_of_runs():
 def test_a_stripe_names_its_place_if_it_has_one():
     stripe = MIXED | {"stripe": 0.5, "stripe_position": 17.0}
     assert head_verdict(stripe).label == "stripe"
-    assert (
-        head_verdict(stripe).reason
-        == "0.50 of the mass that could go to one token goes to one, another in each sequence"
-    )
+    mass = "0.50 of the mass that could go to one token goes to"
+    assert head_verdict(stripe).reason == f"{mass} one, another in each sequence"
     named = head_verdict(stripe, stripe_place="'␣the'")
-    assert (named.kind, named.label) == ("stripe", "stripe at '␣the'")
-    assert named.reason == "0.50 of the mass that could go to one token goes to '␣the'"
+    assert (named.kind, named.label, named.reason) == ("stripe", "stripe at '␣the'", f"{mass} '␣the'")
 
 
 def test_a_single_sequence_has_no_interval():

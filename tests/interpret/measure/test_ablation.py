@@ -15,13 +15,7 @@ from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.model import GPT, GPTConfig
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
 from tests.interpret.circuits import induction_circuit, repeated_sequences
-from tests.interpret.conftest import (
-    Largest,
-    left_as_it_was,
-    random_tokens,
-    sharpened_gpt,
-    with_checkpointed_blocks,
-)
+from tests.interpret.conftest import Largest, left_as_it_was, random_tokens, sharpened_gpt, with_checkpointed_blocks
 from tests.networks import VARIANTS
 
 PERIOD = 31
