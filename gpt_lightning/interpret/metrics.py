@@ -1,8 +1,8 @@
-"""Every metric of the depth scan, a row each.
+"""Every metric of the depth scan, one row each.
 
 Whatever lists metrics reads these rows: the scan, the JSON and its units, tables, the report, pictures, TensorBoard's
-curves, histograms and charts, and docs/reading-the-scan.md. So a new metric is the function that computes it (in
-attention.py or residual.py, per sequence) and a row here. Order is the order in which people see them.
+curves, histograms and charts, and docs/reading-the-scan.md. A new metric is therefore the function that computes it per
+sequence (in measure/attention.py or measure/residual.py) and a row here. People see the metrics in this order.
 """
 
 import math
@@ -13,43 +13,30 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """One number on each head, or on each layer.
+    """A number that is measured for each head, or for each layer."""
 
-    Attributes:
-        unit: As people read it.
-        title: What it is, in a few words: of pictures and columns.
-        meaning: What it says, in a sentence, for docs/.
-        over_sequences: How to reduce it: their "mean", the "largest", or the value of the sequence with the largest
-            "stripe".
-        worst: Which end to worry about; what is neither is shown by its highest.
-        range: Its fixed scale, so that pictures of different steps compare; the upper end may depend on how many tokens
-            a sequence has. None as upper end: as far as the values reach.
-        pictured: Whether a metric of heads has a layer × head picture, a curve per layer and a histogram.
-        in_report: Whether it is a column of the report; of the others there is depth_scan.json.
-        compared_as: Its short name where two scans are compared; empty if it isn't.
-        charts: In which of TensorBoard's custom charts it is: of every "layer", of the "worst" head.
-        whole_number: Whether it counts something.
-    """
-
-    unit: str
-    title: str
-    meaning: str
+    unit: str  # as people read it
+    title: str  # what it is, in a few words, for pictures and columns
+    meaning: str  # what it says, in a sentence, for docs/
+    # How to reduce it over the sequences; "stripe" takes the value of the sequence with the strongest stripe.
     over_sequences: Literal["mean", "largest", "stripe"] = "mean"
-    worst: Literal["lowest", "highest"] = "highest"
+    worst: Literal["lowest", "highest"] = "highest"  # which end to worry about; "highest" if neither
+    # A fixed scale, so that pictures of different steps compare. The upper end may depend on how many tokens a sequence
+    # has; None means as far as the values reach.
     range: tuple[float, float | Callable[[int], float] | None] = (0, None)
-    pictured: bool = False
-    in_report: bool = False
-    compared_as: str = ""
-    charts: tuple[Literal["layer", "worst"], ...] = ()
-    whole_number: bool = False
+    pictured: bool = False  # whether a metric of heads has a layer × head picture, a curve per layer and a histogram
+    in_report: bool = False  # whether it is a column of the report; depth_scan.json has every metric
+    compared_as: str = ""  # its short name where two scans are compared; empty if it is left out there
+    charts: tuple[Literal["layer", "worst"], ...] = ()  # of TensorBoard's: curves of every layer, of the worst head
+    whole_number: bool = False  # whether it is a position or an id, and so has no fraction
 
     @property
     def heading(self) -> str:
-        """The title as a column of a table has it, with the unit if it is none that people take for granted."""
+        """The title of its column in a table, with the unit unless that is a share."""
         return self.title if self.unit.startswith("share") else f"{self.title} ({self.unit})"
 
     def limits(self, tokens: int) -> tuple[float, float | None]:
-        """The scale, given the tokens in a sequence; None as upper end if it is free."""
+        """The scale for sequences of so many tokens; None as the upper end if it is free."""
         low, high = self.range
         return low, high(tokens) if callable(high) else high
 
@@ -78,20 +65,19 @@ HEAD_METRICS: Mapping[str, Metric] = {
     ),
     "first_position_mass": _share(
         "Mass on the first token",
-        "Attention on the first token: a sink above 0.3.",
+        "Attention on the first token; above 0.3 the head is a sink.",
         pictured=True,
         in_report=True,
         compared_as="first",
         charts=("layer",),
     ),
     "first_position_mass_64": _share(
-        "Mass on the first token, 64 rows",
-        "The same over the first 64 rows, which compares between context lengths.",
+        "Mass on the first token, 64 rows", "The same over the first 64 rows, to compare different context lengths."
     ),
     "sink_rate": _share(
         "Sequences with a sink",
         "In how many of the sequences the first token has more than 0.3 of the mass; needs 64 tokens.",
-        unit="share of sequences (0 to 1)",
+        "share of sequences (0 to 1)",
     ),
     "value_weighted_first_position_share": _share(
         "First token, weighted by value",
@@ -119,32 +105,27 @@ HEAD_METRICS: Mapping[str, Metric] = {
         whole_number=True,
     ),
     "stripe_token": Metric(
-        "token id",
-        "Token of the stripe",
-        "Which token stands there.",
-        over_sequences="stripe",
-        whole_number=True,
+        "token id", "Token of the stripe", "Which token is there.", over_sequences="stripe", whole_number=True
     ),
     "stripe_same_position": _share(
         "Sequences with the stripe at that position",
         "In how many of the sequences the strongest column is at that position.",
-        unit="share of sequences (0 to 1)",
+        "share of sequences (0 to 1)",
     ),
     "stripe_same_token": _share(
         "Sequences with the stripe at that token",
         "In how many of the sequences it is at that token.",
-        unit="share of sequences (0 to 1)",
+        "share of sequences (0 to 1)",
     ),
     "local_mass": _share(
-        "Mass on the last 8 tokens", "Attention on the last 8 tokens, its own included.", pictured=True, in_report=True
+        "Mass on the last 8 tokens",
+        "Attention on the last 8 tokens, the query's own included.",
+        pictured=True,
+        in_report=True,
     ),
     "local_mass_baseline": _share("The same of uniform attention", "What uniform attention would have there."),
     "previous_token": _share(
-        "Mass on the previous token",
-        "Attention on the token just before.",
-        pictured=True,
-        in_report=True,
-        charts=("layer",),
+        "Mass on the previous token", "Attention on the token before.", pictured=True, in_report=True, charts=("layer",)
     ),
     "induction": _share(
         "Induction",
@@ -159,14 +140,14 @@ HEAD_METRICS: Mapping[str, Metric] = {
     "frequent_token_excess": _share(
         "Preference for frequent tokens",
         "Attention on the 8 most frequent tokens beyond their share.",
-        unit="share (−1 to 1)",
+        "share (−1 to 1)",
         range=(-1, 1),
         pictured=True,
     ),
     "max_logit": Metric(
         "logit",
         "Largest attention logit",
-        "The largest attention score; if it grows without end, entropy collapses.",
+        "The largest attention score; if it keeps growing, entropy collapses.",
         over_sequences="largest",
         pictured=True,
         in_report=True,
@@ -185,19 +166,22 @@ HEAD_METRICS: Mapping[str, Metric] = {
     "entropy_floor": Metric(
         "nats",
         "The least entropy that such logits allow",
-        "The least entropy that logits of this size allow; near 0 the head could be as sharp as it likes.",
+        "The least entropy that logits of this size allow; near 0, nothing keeps the head from being sharp.",
         in_report=True,
     ),
     "output_norm": Metric(
         "norm", "Output", "The mean norm of what the head adds to the residual stream.", worst="lowest"
     ),
     "output_norm_relative_to_layer": Metric(
-        "ratio to the layer's mean head", "Output, relative to the layer", "The same, relative.", worst="lowest"
+        "ratio to the layer's mean head",
+        "Output, relative to the layer",
+        "The same, relative to the mean over the layer's heads.",
+        worst="lowest",
     ),
     "output_norm_relative_to_residual": Metric(
         "ratio to the residual norm",
         "Output, relative to the residual",
-        "How much the head adds to the residual stream.",
+        "How much the head adds to the residual stream, relative to its size.",
         worst="lowest",
         pictured=True,
         charts=("worst",),
@@ -205,18 +189,9 @@ HEAD_METRICS: Mapping[str, Metric] = {
 }
 LAYER_METRICS: Mapping[str, Metric] = {
     "residual_norm": Metric(
-        "norm",
-        "Residual norm",
-        "The size of the residual stream after the layer.",
-        in_report=True,
-        charts=("layer",),
+        "norm", "Residual norm", "The size of the residual stream after the layer.", in_report=True, charts=("layer",)
     ),
-    "max_activation": Metric(
-        "activation",
-        "Largest activation",
-        "Its largest entry.",
-        over_sequences="largest",
-    ),
+    "max_activation": Metric("activation", "Largest activation", "Its largest entry.", over_sequences="largest"),
     "massive_activation_ratio": Metric(
         "ratio to the median",
         "Largest ÷ median activation",

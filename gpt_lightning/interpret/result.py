@@ -19,28 +19,17 @@ from gpt_lightning.interpret.metrics import METRICS
 
 @dataclass
 class DepthScanResult:
-    """What a depth scan found; on the CPU, in float32, NaN where a metric is undefined.
+    """The result of a depth scan: on the CPU, in float32, NaN where a metric is undefined."""
 
-    Attributes:
-        heads: Metric → (L, H), by the names of `metrics.HEAD_METRICS`, reduced over the sequences as its row says.
-        layers: Metric → (L,), by the names of `metrics.LAYER_METRICS`.
-        verdicts: [layer][head].
-        sequences, tokens: How many sequences of how many tokens were scanned.
-        step: Optimiser steps the model has taken, None if not known.
-        stripe_places: [layer][head], the token or position of the stripe in words, None if sequences differ.
-        finite_output: Whether the network's output, after the final norm, is finite.
-        alarms: What is wrong with layers, most serious first.
-    """
-
-    heads: dict[str, Tensor]
-    layers: dict[str, Tensor]
-    verdicts: list[list[Verdict]]
+    heads: dict[str, Tensor]  # metric → (L, H), by the names of HEAD_METRICS, reduced over the sequences
+    layers: dict[str, Tensor]  # metric → (L,), by the names of LAYER_METRICS
+    verdicts: list[list[Verdict]]  # [layer][head]
     sequences: int
-    tokens: int
-    step: int | None
-    stripe_places: list[list[str | None]]
-    finite_output: bool = True
-    alarms: list[Alarm] = field(default_factory=list)
+    tokens: int  # in each sequence
+    step: int | None  # optimiser steps the model has taken; None if not known
+    stripe_places: list[list[str | None]]  # [layer][head], the stripe's token or position; None if sequences differ
+    finite_output: bool = True  # whether the network's output, after the final norm, is finite
+    alarms: list[Alarm] = field(default_factory=list)  # what is wrong with layers, most serious first
 
     @property
     def health(self) -> str:
@@ -49,7 +38,7 @@ class DepthScanResult:
 
     @property
     def summary(self) -> str:
-        """What is wrong, in one sentence; how many heads of each kind there are; and what stands out."""
+        """A sentence on what is wrong, the caution if there is one, and a sentence on the heads."""
         return " ".join(filter(None, (what_is_wrong(self.step, self.alarms), self.caution, summarise(self.verdicts))))
 
     @property
@@ -60,23 +49,20 @@ class DepthScanResult:
         return f"Sequences of {self.tokens} tokens leave much open: stripes show from 17 tokens on, sinks from 64."
 
     def layer_verdict(self, layer: int) -> str:
-        """In words: its alarms, if any."""
+        """The labels of a layer's alarms, or that it has none."""
         alarms = [alarm.label for alarm in self.alarms if alarm.layer == layer]
         return ", ".join(alarms) or ("untrained" if self.step == 0 else "no alarm")
 
     def record(self) -> dict:
         """What the alarms of later scans need to know about this one: plain types, a dict per layer."""
-        return {"step": self.step, "layers": [self._layer_record(layer) for layer in range(len(self.verdicts))]}
-
-    def _layer_record(self, layer: int) -> dict:
-        heads = {name: values_LH[layer] for name, values_LH in self.heads.items()}
-        one = {name: float(values_L[layer]) for name, values_L in self.layers.items()}
-        return layer_record(heads, one, self.verdicts[layer], self.stripe_places[layer], self._is_finite(layer))
-
-    def _is_finite(self, layer: int) -> bool:
-        """Whether what a layer passes on is finite; for the last layer, the output after the final norm too."""
-        last = layer == len(self.verdicts) - 1
-        return math.isfinite(self.layers["max_activation"][layer]) and (self.finite_output or not last)
+        finite = self.layers["max_activation"].isfinite()
+        finite[-1] &= self.finite_output  # the last layer answers for the final norm too
+        layers = []
+        for layer, verdicts in enumerate(self.verdicts):
+            heads = {name: values_LH[layer] for name, values_LH in self.heads.items()}
+            metrics = {name: float(values_L[layer]) for name, values_L in self.layers.items()}
+            layers.append(layer_record(heads, metrics, verdicts, self.stripe_places[layer], bool(finite[layer])))
+        return {"step": self.step, "layers": layers}
 
     def to_json(self) -> dict:
         """Plain types, None for NaN and infinities: units once, then layers[l].heads[h] with every metric by name."""
@@ -87,18 +73,16 @@ class DepthScanResult:
             "tokens": self.tokens,
             "verdict": self.health,
             "summary": self.summary,
-            "alarms": [
-                asdict(alarm) | {"label": alarm.label, "advice": ALARMS[alarm.kind].advice} for alarm in self.alarms
-            ],
+            "alarms": [asdict(a) | {"label": a.label, "advice": ALARMS[a.kind].advice} for a in self.alarms],
             "layers": [
                 {
                     "layer": layer,
                     "verdict": self.layer_verdict(layer),
-                    **{name: _metric(name, values_L[layer]) for name, values_L in self.layers.items()},
+                    **{name: _json_number(name, values_L[layer]) for name, values_L in self.layers.items()},
                     "heads": [
                         {
                             "head": head,
-                            **{name: _metric(name, values_LH[layer, head]) for name, values_LH in self.heads.items()},
+                            **{name: _json_number(name, x_LH[layer, head]) for name, x_LH in self.heads.items()},
                             "verdict": verdict.label,
                             "reason": verdict.reason,
                             "evidence": verdict.evidence,
@@ -112,10 +96,10 @@ class DepthScanResult:
 
 
 def plain(value: float | Tensor) -> float | None:
-    """A number as JSON has it: None for NaN and infinities, and seven digits, as many as float32 holds."""
+    """A number for JSON: None for NaN and infinities, and seven digits, as many as float32 holds."""
     return float(f"{float(value):.7g}") if math.isfinite(value) else None
 
 
-def _metric(name: str, value: Tensor) -> float | int | None:
+def _json_number(metric: str, value: Tensor) -> float | int | None:
     number = plain(value)
-    return int(value) if number is not None and METRICS[name].whole_number else number
+    return int(value) if number is not None and METRICS[metric].whole_number else number

@@ -1,6 +1,6 @@
-"""All that analyze.py measures, in one call: the scan, what interventions prove, and how depth builds up.
+"""All that analyze.py measures, in one call: the scan, probes, the logit lens, similarity of layers, and ablation.
 
-It knows nothing of files, pictures or reports.
+Knows nothing of files, pictures or reports.
 
 Shapes: B sequences, T tokens, L layers, H heads.
 """
@@ -8,6 +8,7 @@ Shapes: B sequences, T tokens, L layers, H heads.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,21 +39,14 @@ FOREIGN = 0.5  # nats per token above the entropy of single tokens: even the tok
 
 @dataclass(frozen=True)
 class Probe:
-    """How the network does on one kind of text.
+    """How the network does on one kind of text."""
 
-    Attributes:
-        name: natural, random, or repeated.
-        cross_entropy: Nats per token; of the repeat alone for repeated text.
-        reference: Nats per token to compare with. Of random and repeated text the floor, which no model goes under; of
-            natural text, whose floor nobody knows, the entropy of its single tokens, the floor of models that look at
-            no context.
-        first_position_mass_L: (L,) mean over heads. A sink that stays on random text is about the position.
-    """
-
-    name: str
-    cross_entropy: float
+    name: Literal["natural", "random", "repeated"]
+    cross_entropy: float  # nats per token; of the repeat alone for repeated text
+    # Nats per token to compare with. For random and repeated text the floor, which no model can beat; for natural text,
+    # whose floor nobody knows, the entropy of its single tokens, the floor of models that see no context.
     reference: float
-    first_position_mass_L: Tensor
+    first_position_mass_L: Tensor  # mean over heads; a sink that is still there on random text is about the position
 
 
 @dataclass
@@ -62,7 +56,7 @@ class Study:
     scan: DepthScanResult
     probes: list[Probe]
     lens: LogitLens
-    similarity: Tensor  # (L+1, L+1)
+    similarity: Tensor  # (L+1, L+1), from `layer_similarity`
     ablation: Ablation | None
     foreign: bool = False  # whether the text is nothing like what the network was trained on
 
@@ -79,7 +73,7 @@ class Study:
         ).strip()
 
     def to_json(self) -> dict:
-        """The JSON of the scan, with the other results added to it."""
+        """The JSON of the scan, with the other results added."""
         content = self.scan.to_json()
         content["units"] |= STUDY_UNITS
         content["caution"] = self.caution
@@ -111,7 +105,7 @@ def study(
     token_text: Callable[[int], str] | None = None,
     history: Sequence[Mapping] = (),
     with_ablation: bool = True,
-    on_progress: Callable[[str], None] = lambda what: None,
+    on_progress: Callable[[str], None] = lambda task: None,
     known_text: bool = True,
     n_ids: int | None = None,
 ) -> Study:
@@ -121,8 +115,8 @@ def study(
         model, tokens_BT, step, token_text, history: As for `depth_scan`.
         with_ablation: Ablation takes about n_head · n_layer / 2 forward passes, nearly all of the time.
         on_progress: Called with what comes next, n_layer + 4 times, or 4 times without ablation.
-        known_text: Whether the text is known to be of the kind that the network was trained on. If it isn't, and the
-            loss says that the text is foreign, alarms stay suspicions.
+        known_text: Whether the text is known to be of the kind that the network was trained on. If not, and if the loss
+            shows that the text is foreign, alarms stay suspicions.
         n_ids: As for `logit_lens`.
 
     Raises:
@@ -149,23 +143,25 @@ def study(
 
 
 def probe_texts(model: nn.Module, tokens_BT: Tensor, scan: DepthScanResult) -> list[Probe]:
-    """The network on the text itself, on random tokens of it, and, if they fit, on random tokens repeated."""
+    """The network on the text itself, whose scan this is, on random tokens of it and, if they fit, on some repeated."""
     types, counts = tokens_BT.unique(return_counts=True)
-    share = counts / counts.sum()
-    natural = float(torch.special.entr(share).sum())
-    loss = float(cross_entropies(model, tokens_BT).mean())
-    probes = [Probe("natural", loss, natural, scan.heads["first_position_mass"].mean(1))]
+    unigram_entropy = float(torch.special.entr(counts / counts.sum()).sum())
     random_BT = random_tokens(tokens_BT, *tokens_BT.shape)
-    probes.append(_probe("random", model, random_BT, math.log(len(types)), 0))
-    repeated = repeated_tokens(tokens_BT, len(tokens_BT), model.config.context_length)
-    if repeated is not None:
+    # Name, text, reference, and how many predictions of each sequence don't count.
+    texts = [("natural", tokens_BT, unigram_entropy, 0), ("random", random_BT, math.log(len(types)), 0)]
+    if repeated := repeated_tokens(tokens_BT, len(tokens_BT), model.config.context_length):
         # The repeat's first token comes as a surprise; the rest could be copied without a doubt.
-        probes.append(_probe("repeated", model, repeated[0], 0.0, repeated[1]))
+        texts.append(("repeated", repeated[0], 0.0, repeated[1]))
+    probes = []
+    for name, text_BT, reference, skipped in texts:
+        loss = float(cross_entropies(model, text_BT)[:, skipped:].mean())
+        scan_of_text = scan if name == "natural" else depth_scan(model, text_BT)
+        probes.append(Probe(name, loss, reference, scan_of_text.heads["first_position_mass"].mean(1)))
     return probes
 
 
 def settled(scan: DepthScanResult, ablation: Ablation) -> DepthScanResult:
-    """The scan with its verdicts and alarms after the ablation: proved, or with what it measured as evidence."""
+    """The scan with verdicts and alarms that the ablation proves, and what it measured as evidence for the others."""
     verdicts = [
         [with_evidence(verdict, effect(delta_n), *interval(delta_n)) for verdict, delta_n in zip(*pair, strict=True)]
         for pair in zip(scan.verdicts, ablation.head_delta_LHn, strict=True)
@@ -181,11 +177,6 @@ def _settled_alarm(alarm: Alarm, ablation: Ablation) -> Alarm:
     measured = f"without its attention the loss changes by {change(*interval(delta_n))}"
     confirmed = alarm.confirmed or effect(delta_n) in proof
     return replace(alarm, reason=f"{alarm.reason}; {measured}", confirmed=confirmed)
-
-
-def _probe(name: str, model: nn.Module, tokens_BT: Tensor, floor: float, predicted_from: int) -> Probe:
-    loss = float(cross_entropies(model, tokens_BT)[:, predicted_from:].mean())
-    return Probe(name, loss, floor, depth_scan(model, tokens_BT).heads["first_position_mass"].mean(1))
 
 
 def _measured(delta_n: Tensor) -> dict:

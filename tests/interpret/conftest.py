@@ -1,5 +1,8 @@
-"""What the interpretation's tests share: a scanned network."""
+"""What the tests of interpret/ share: networks, tokens, a scanned network, and what a look must leave as it was."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -50,6 +53,20 @@ def with_checkpointed_blocks(gpt: GPT) -> GPT:
     apply_activation_checkpointing(gpt, wrapper, lambda module: isinstance(module, Block))
     assert type(gpt.blocks[0]) is not Block
     return gpt
+
+
+@contextmanager
+def left_as_it_was(gpt: GPT) -> Iterator[None]:
+    """Asserts that what happens inside leaves no hooks, and modes, weights, gradients and random numbers as before."""
+    modes, weights = [module.training for module in gpt.modules()], copy.deepcopy(gpt.state_dict())
+    random_state = torch.get_rng_state()
+    yield
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in gpt.modules())
+    assert [module.training for module in gpt.modules()] == modes
+    assert torch.get_rng_state().equal(random_state)
+    assert all(gpt.state_dict()[name].equal(weight) for name, weight in weights.items())
+    assert all(parameter.grad is None for parameter in gpt.parameters())
+    assert torch.is_grad_enabled()
 
 
 @pytest.fixture

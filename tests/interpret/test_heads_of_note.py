@@ -40,7 +40,7 @@ def test_what_stands_out_comes_first_and_every_other_kind_keeps_its_place():
     assert chosen == choose_heads(result)
     result.verdicts = verdicts_of(*["broken"] * 25, *["stripe"] * 5)
     kinds = [result.verdicts[layer][head].kind for layer, head in choose_heads(result)]
-    assert kinds == ["broken"] * 7 + ["stripe"] * 5  # all are for what stands out, and each kind has its turn
+    assert kinds == ["broken"] * 7 + ["stripe"] * 5  # all places go to what stands out, and each kind has its turn
 
 
 def test_a_choice_is_never_longer_than_asked_for_nor_twice_the_same():

@@ -28,10 +28,10 @@ def test_a_metric_without_a_row_and_a_row_that_nothing_computes_are_noticed(monk
 
 
 def test_values_lie_on_the_fixed_scales():
-    found = depth_scan(sharpened_gpt(), random_tokens(2, 70))
+    result = depth_scan(sharpened_gpt(), random_tokens(2, 70))
     for name, row in HEAD_METRICS.items():
         low, high = row.limits(70)
-        values = found.heads[name][found.heads[name].isfinite()]
+        values = result.heads[name][result.heads[name].isfinite()]
         assert len(values) > 0
         assert (values >= low).all(), name
         assert high is None or (values <= high).all(), name

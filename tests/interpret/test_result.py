@@ -21,13 +21,13 @@ def strictly(result) -> dict:
 
 
 def test_json_has_every_metric_with_its_unit(scanned):
-    found = strictly(scanned)
-    assert found["units"] == {name: row.unit for name, row in METRICS.items()}
-    assert (found["step"], found["sequences"], found["tokens"]) == (300, 2, 70)
-    assert found["summary"] == scanned.summary
-    assert (found["verdict"], found["alarms"]) == ("healthy", [])
-    assert [layer["layer"] for layer in found["layers"]] == [0, 1, 2]
-    for i, layer in enumerate(found["layers"]):
+    content = strictly(scanned)
+    assert content["units"] == {name: row.unit for name, row in METRICS.items()}
+    assert (content["step"], content["sequences"], content["tokens"]) == (300, 2, 70)
+    assert content["summary"] == scanned.summary
+    assert (content["verdict"], content["alarms"]) == ("healthy", [])
+    assert [layer["layer"] for layer in content["layers"]] == [0, 1, 2]
+    for i, layer in enumerate(content["layers"]):
         assert layer.keys() == LAYER_METRICS.keys() | {"layer", "verdict", "heads"}
         assert layer["verdict"] == "no alarm"
         assert [head["head"] for head in layer["heads"]] == list(range(5))
@@ -49,12 +49,12 @@ def test_positions_and_tokens_are_whole_numbers(scanned):
 
 
 def test_undefined_metrics_are_null():
-    found = strictly(depth_scan(sharpened_gpt(), random_tokens(2, 2)))
+    content = strictly(depth_scan(sharpened_gpt(), random_tokens(2, 2)))
     undefined = {"first_position_mass_64", "sink_rate", "stripe", "stripe_position", "stripe_token"}
     undefined |= {"local_mass", "local_mass_baseline", "induction", "duplicate_token"}
     undefined |= {"stripe_same_position", "stripe_same_token"}
-    assert found["step"] is None
-    for layer in found["layers"]:
+    assert content["step"] is None
+    for layer in content["layers"]:
         for head in layer["heads"]:
             assert {name for name in HEAD_METRICS if head[name] is None} == undefined
 
@@ -72,9 +72,9 @@ def test_a_diverged_network_still_makes_valid_json(value):
     gpt = sharpened_gpt()
     with torch.no_grad():
         gpt.token_embedding.weight.fill_(value)
-    found = strictly(depth_scan(gpt, random_tokens(2, 70)))
-    assert {head["verdict"] for layer in found["layers"] for head in layer["heads"]} == {"broken"}
-    assert found["layers"][0]["residual_norm"] is None
+    content = strictly(depth_scan(gpt, random_tokens(2, 70)))
+    assert {head["verdict"] for layer in content["layers"] for head in layer["heads"]} == {"broken"}
+    assert content["layers"][0]["residual_norm"] is None
 
 
 def test_the_summary_begins_with_what_is_wrong(scanned):
@@ -86,10 +86,10 @@ def test_the_summary_begins_with_what_is_wrong(scanned):
 
 def test_json_has_the_alarms_with_their_advice(scanned):
     scanned.alarms = [COLLAPSE, replace(COLLAPSE, layer=2, confirmed=False)]
-    found = strictly(scanned)
-    assert found["verdict"] == "sick"
-    assert [layer["verdict"] for layer in found["layers"]] == ["no alarm", "entropy collapse", "entropy collapse?"]
-    first, second = found["alarms"]
+    content = strictly(scanned)
+    assert content["verdict"] == "sick"
+    assert [layer["verdict"] for layer in content["layers"]] == ["no alarm", "entropy collapse", "entropy collapse?"]
+    first, second = content["alarms"]
     assert (first["kind"], first["layer"], first["reason"], first["since_step"]) == ("entropy collapse", 1, "why", 200)
     assert (first["confirmed"], second["confirmed"], second["label"]) == (True, False, "entropy collapse?")
     assert first["advice"] == ALARMS["entropy collapse"].advice
@@ -109,9 +109,9 @@ def test_a_record_holds_what_alarms_look_at(scanned):
     for name, values in metrics.items():
         scanned.heads[name][1] = torch.tensor(values)
     scanned.stripe_places[1][0] = "'e'"
-    found = scanned.record()
-    assert found["step"] == 300
-    layer = found["layers"][1]
+    record = scanned.record()
+    assert record["step"] == 300
+    layer = record["layers"][1]
     assert (layer["heads"], layer["sharp_heads"], layer["silent_heads"], layer["broken_heads"]) == (5, 1, 2, 0)
     assert layer["dead_heads"] == [3]  # 1 rests on a sink, and 4 is no quieter than the others
     assert layer["normalized_entropy"] == pytest.approx(0.2)
@@ -119,7 +119,7 @@ def test_a_record_holds_what_alarms_look_at(scanned):
     assert (layer["stripe"], layer["largest_output"]) == (pytest.approx(0.95), 0.5)
     assert layer["one_column_share"] == pytest.approx(2 / 5)
     assert layer["effective_rank"] == scanned.layers["effective_rank"][1]
-    assert found["layers"][0]["broken_heads"] == 1
+    assert record["layers"][0]["broken_heads"] == 1
 
 
 def test_a_record_of_a_diverged_network():

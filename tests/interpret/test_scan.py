@@ -10,24 +10,20 @@ import torch
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret import scan
 from gpt_lightning.interpret.judge.alarms import layer_alarms
-from gpt_lightning.interpret.measure import hooks as measuring
+from gpt_lightning.interpret.measure import hooks
 from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.model import GPT, GPTConfig
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
-from tests.interpret.conftest import Largest, random_tokens, sharpened_gpt, with_checkpointed_blocks
+from tests.interpret.conftest import Largest, left_as_it_was, random_tokens, sharpened_gpt, with_checkpointed_blocks
 from tests.networks import VARIANTS
 
 
-def hooks(model: torch.nn.Module) -> list:
-    return [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
-
-
-def assert_same_metrics(found, expected, **tolerance):
+def assert_same_metrics(result, expected, **tolerance):
     for name in HEAD_METRICS:
-        torch.testing.assert_close(found.heads[name], expected.heads[name], equal_nan=True, msg=name, **tolerance)
+        torch.testing.assert_close(result.heads[name], expected.heads[name], equal_nan=True, msg=name, **tolerance)
     for name in LAYER_METRICS:
-        torch.testing.assert_close(found.layers[name], expected.layers[name], equal_nan=True, msg=name, **tolerance)
+        torch.testing.assert_close(result.layers[name], expected.layers[name], equal_nan=True, msg=name, **tolerance)
 
 
 def test_attention_equals_that_of_transformers():
@@ -38,14 +34,14 @@ def test_attention_equals_that_of_transformers():
         attentions = torch.stack(theirs(tokens, output_attentions=True).attentions).double()  # L, B, H, T, T
     entropy = -torch.xlogy(attentions, attentions).sum(-1)
     columns = attentions.sum(-2) / (72 - torch.arange(72))
-    found = depth_scan(ours, tokens)
+    result = depth_scan(ours, tokens)
     close = partial(torch.testing.assert_close, atol=1e-5, rtol=0)
-    assert found.heads["max_logit"].min() > 2  # far from uniform, or this would prove little
-    assert found.heads["normalized_entropy_p10"].min() < 0.6
-    close(found.heads["entropy"].double(), entropy[..., 1:].mean((1, 3)))
-    close(found.heads["first_position_mass"].double(), columns[..., 0].mean(1))
-    close(found.heads["stripe"].double(), columns[..., 1 : 72 - 15].amax(-1).mean(1))
-    close(found.heads["previous_token"].double(), attentions.diagonal(-1, -2, -1).mean((1, 3)))
+    assert result.heads["max_logit"].min() > 2  # far from uniform, or this would prove little
+    assert result.heads["normalized_entropy_p10"].min() < 0.6
+    close(result.heads["entropy"].double(), entropy[..., 1:].mean((1, 3)))
+    close(result.heads["first_position_mass"].double(), columns[..., 0].mean(1))
+    close(result.heads["stripe"].double(), columns[..., 1 : 72 - 15].amax(-1).mean(1))
+    close(result.heads["previous_token"].double(), attentions.diagonal(-1, -2, -1).mean((1, 3)))
     for layer, pattern in enumerate(attention_maps(ours, tokens[1])):
         close(pattern.double(), attentions[layer, 1])
         close(pattern.double().sum(-2), attentions[layer, 1].sum(-2))
@@ -56,12 +52,12 @@ def test_residuals_equal_those_of_transformers():
     tokens = random_tokens(3, 24)
     with torch.no_grad():
         states = theirs(tokens, output_hidden_states=True).hidden_states  # the last is after the final norm
-    found = depth_scan(copy_from_huggingface(theirs), tokens).layers
+    layer_metrics = depth_scan(copy_from_huggingface(theirs), tokens).layers
     for layer in (0, 1):
         before, after = states[layer], states[layer + 1]
-        assert found["residual_norm"][layer].item() == pytest.approx(after.norm(dim=-1).mean().item(), rel=1e-5)
+        assert layer_metrics["residual_norm"][layer].item() == pytest.approx(after.norm(dim=-1).mean().item(), rel=1e-5)
         cosine = torch.cosine_similarity(before, after, dim=-1).mean().item()
-        assert found["block_influence"][layer].item() == pytest.approx(1 - cosine, abs=1e-5)
+        assert layer_metrics["block_influence"][layer].item() == pytest.approx(1 - cosine, abs=1e-5)
 
 
 def test_heads_whose_attention_is_built_by_hand():
@@ -80,12 +76,12 @@ def test_heads_whose_attention_is_built_by_hand():
         qkv[1, 0, :, :T] = torch.eye(T)
         qkv[2, 0, :, :T] = torch.eye(T)
         gpt.blocks[0].attention.output.weight[:T, :T] = torch.eye(T)
-    found = depth_scan(gpt, torch.zeros(2, T, dtype=torch.long), step=1)
-    assert found.heads["previous_token"][0, 0].item() == pytest.approx(1, abs=1e-4)
-    assert found.heads["first_position_mass"][0, 0].item() == pytest.approx(2 / T, abs=1e-4)
-    assert found.heads["normalized_entropy"][0, 1].item() == pytest.approx(1, abs=1e-5)
-    assert found.heads["output_norm"][0, 1].item() == 0
-    assert [verdict.kind for verdict in found.verdicts[0]] == ["previous-token", "dead?"]
+    result = depth_scan(gpt, torch.zeros(2, T, dtype=torch.long), step=1)
+    assert result.heads["previous_token"][0, 0].item() == pytest.approx(1, abs=1e-4)
+    assert result.heads["first_position_mass"][0, 0].item() == pytest.approx(2 / T, abs=1e-4)
+    assert result.heads["normalized_entropy"][0, 1].item() == pytest.approx(1, abs=1e-5)
+    assert result.heads["output_norm"][0, 1].item() == 0
+    assert [verdict.kind for verdict in result.verdicts[0]] == ["previous-token", "dead?"]
 
 
 def test_the_heads_outputs_sum_to_what_attention_adds():
@@ -97,10 +93,10 @@ def test_the_heads_outputs_sum_to_what_attention_adds():
         x = gpt.token_embedding(tokens) + gpt.position_embedding.weight[:30]
         added = block.attention(block.norm1(x)).norm(dim=-1).mean()
         residual = block(x).norm(dim=-1).mean()
-    found = depth_scan(gpt, tokens).heads
-    assert found["output_norm"].item() == pytest.approx(added.item(), rel=1e-5)
-    assert found["output_norm_relative_to_residual"].item() == pytest.approx((added / residual).item(), rel=1e-5)
-    assert found["output_norm_relative_to_layer"].item() == pytest.approx(1)
+    head_metrics = depth_scan(gpt, tokens).heads
+    assert head_metrics["output_norm"].item() == pytest.approx(added.item(), rel=1e-5)
+    assert head_metrics["output_norm_relative_to_residual"].item() == pytest.approx((added / residual).item(), rel=1e-5)
+    assert head_metrics["output_norm_relative_to_layer"].item() == pytest.approx(1)
 
 
 def test_sequences_are_averaged_and_the_strongest_names_the_stripe():
@@ -149,26 +145,26 @@ def test_what_is_not_finite_is_found_wherever_it_is(where, layer, value):
     gpt = sharpened_gpt(n_layer=3)
     with torch.no_grad():
         gpt.get_parameter(where).view(-1)[0] = value
-    found = depth_scan(gpt, random_tokens(2, 70), step=5)
-    assert found.health == "sick"
-    assert (found.alarms[0].label, found.alarms[0].layer) == ("broken", layer)
+    result = depth_scan(gpt, random_tokens(2, 70), step=5)
+    assert result.health == "sick"
+    assert (result.alarms[0].label, result.alarms[0].layer) == ("broken", layer)
 
 
 def test_a_layer_of_sinks_without_values_is_no_alarm():
     """All heads rest on the first token, whose value is nothing: they add nothing, by design."""
     gpt = sharpened_gpt(n_layer=2)
-    found = depth_scan(gpt, random_tokens(2, 70), step=5)
-    found.heads["first_position_mass"][1] = 0.97
-    found.heads["output_norm_relative_to_residual"][1] = 1e-5
-    history = [found.record()] * 2
+    result = depth_scan(gpt, random_tokens(2, 70), step=5)
+    result.heads["first_position_mass"][1] = 0.97
+    result.heads["output_norm_relative_to_residual"][1] = 1e-5
+    history = [result.record()] * 2
     for record in history:
         record["layers"][1]["stripe"] = 0.01
     assert [alarm.label for alarm in layer_alarms(history) if alarm.layer == 1] in ([], ["lazy layer?"])
 
 
 def test_relative_output_norms_average_to_one_in_a_layer():
-    found = depth_scan(sharpened_gpt(), random_tokens(2, 30)).heads
-    torch.testing.assert_close(found["output_norm_relative_to_layer"].mean(1), torch.ones(2))
+    head_metrics = depth_scan(sharpened_gpt(), random_tokens(2, 30)).heads
+    torch.testing.assert_close(head_metrics["output_norm_relative_to_layer"].mean(1), torch.ones(2))
 
 
 def test_a_scan_never_holds_a_whole_attention_matrix():
@@ -183,7 +179,7 @@ def test_a_scan_never_holds_a_whole_attention_matrix():
 def test_long_sequences_go_through_in_parts(monkeypatch):
     gpt, tokens = sharpened_gpt(), random_tokens(5, 70)
     expected = depth_scan(gpt, tokens)
-    monkeypatch.setattr(measuring, "MOST_NUMBERS", 8 * 2 * 70 * 70)  # two sequences of two heads
+    monkeypatch.setattr(hooks, "MOST_NUMBERS", 8 * 2 * 70 * 70)  # two sequences of two heads
     passes = []
     with gpt.token_embedding.register_forward_hook(lambda *_: passes.append(1)):
         assert_same_metrics(depth_scan(gpt, tokens), expected, atol=1e-5, rtol=1e-5)
@@ -193,8 +189,8 @@ def test_long_sequences_go_through_in_parts(monkeypatch):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("T", [2, 8, 9, 16, 17, 63, 64])
 def test_every_length_and_kind_of_network(variant, T):
-    found = depth_scan(sharpened_gpt(**VARIANTS[variant]), random_tokens(2, T))
-    missing = {name for name, values in found.heads.items() if values.isnan().any()}
+    result = depth_scan(sharpened_gpt(**VARIANTS[variant]), random_tokens(2, T))
+    missing = {name for name, values in result.heads.items() if values.isnan().any()}
     expected = set()
     if T < 64:
         expected |= {"first_position_mass_64", "sink_rate"}
@@ -205,10 +201,10 @@ def test_every_length_and_kind_of_network(variant, T):
     if T == 2:  # too few different tokens to repeat
         expected |= {"induction", "duplicate_token"}
     assert missing == expected
-    assert {name for name, x in found.layers.items() if x.isnan().any()} == ({"effective_rank"} if T == 2 else set())
-    assert all(values.shape == (2, 2) for values in found.heads.values())
-    assert list(found.heads) == list(HEAD_METRICS)
-    assert list(found.layers) == list(LAYER_METRICS)
+    assert {name for name, x in result.layers.items() if x.isnan().any()} == ({"effective_rank"} if T == 2 else set())
+    assert all(values.shape == (2, 2) for values in result.heads.values())
+    assert list(result.heads) == list(HEAD_METRICS)
+    assert list(result.layers) == list(LAYER_METRICS)
 
 
 def test_the_block_of_rows_changes_no_number():
@@ -219,10 +215,10 @@ def test_the_block_of_rows_changes_no_number():
 def test_a_scan_in_bfloat16_is_close():
     gpt, tokens = sharpened_gpt(), random_tokens(2, 70)
     exact = depth_scan(gpt, tokens).heads
-    found = depth_scan(copy.deepcopy(gpt).bfloat16(), tokens).heads
-    assert all(values.dtype == torch.float32 for values in found.values())
-    torch.testing.assert_close(found["entropy"], exact["entropy"], atol=0.1, rtol=0.05)
-    torch.testing.assert_close(found["first_position_mass"], exact["first_position_mass"], atol=0.02, rtol=0)
+    head_metrics = depth_scan(copy.deepcopy(gpt).bfloat16(), tokens).heads
+    assert all(values.dtype == torch.float32 for values in head_metrics.values())
+    torch.testing.assert_close(head_metrics["entropy"], exact["entropy"], atol=0.1, rtol=0.05)
+    torch.testing.assert_close(head_metrics["first_position_mass"], exact["first_position_mass"], atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -258,15 +254,8 @@ def test_attention_maps_stop_at_the_tokens_to_show():
 def test_the_network_is_left_as_it_was(look):
     gpt = sharpened_gpt(dropout=0.5).train()
     gpt.blocks[1].eval()  # a mixture, as when part of a network is frozen
-    modes = [module.training for module in gpt.modules()]
-    weights = copy.deepcopy(gpt.state_dict())
-    random_state = torch.get_rng_state()
-    first, second = look(gpt, random_tokens(1, 20)), look(gpt, random_tokens(1, 20))
-    assert hooks(gpt) == []
-    assert [module.training for module in gpt.modules()] == modes
-    assert torch.get_rng_state().equal(random_state)
-    assert all(gpt.state_dict()[name].equal(weight) for name, weight in weights.items())
-    assert all(parameter.grad is None for parameter in gpt.parameters())
+    with left_as_it_was(gpt):
+        first, second = look(gpt, random_tokens(1, 20)), look(gpt, random_tokens(1, 20))
     if look is depth_scan:  # in evaluation mode: without dropout, twice the same
         assert_same_metrics(first, second, atol=0, rtol=0)
 
@@ -278,24 +267,19 @@ def test_the_network_is_left_as_it_was_when_the_scan_fails(where, monkeypatch):
 
     gpt = sharpened_gpt(dropout=0.5).train()
     gpt.blocks[0].mlp.eval()
-    modes = [module.training for module in gpt.modules()]
     if where == "in the statistics":
         monkeypatch.setattr(scan, "attention_statistics", fail)
     else:
         monkeypatch.setattr(gpt.blocks[1].mlp, "forward", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with left_as_it_was(gpt), pytest.raises(RuntimeError, match="out of memory"):
         depth_scan(gpt, random_tokens(1, 20))
-    assert hooks(gpt) == []
-    assert [module.training for module in gpt.modules()] == modes
-    assert torch.is_grad_enabled()
 
 
 def test_a_network_with_activation_checkpointing():
     gpt, tokens = sharpened_gpt(), random_tokens(2, 30)
     expected = depth_scan(gpt, tokens)
-    with_checkpointed_blocks(gpt)
-    assert_same_metrics(depth_scan(gpt, tokens), expected, atol=0, rtol=0)
-    assert hooks(gpt) == []
+    with left_as_it_was(with_checkpointed_blocks(gpt)):
+        assert_same_metrics(depth_scan(gpt, tokens), expected, atol=0, rtol=0)
 
 
 def test_a_compiled_network():
@@ -333,7 +317,7 @@ def test_a_diverged_network_is_broken():
     gpt = sharpened_gpt()
     with torch.no_grad():
         gpt.blocks[1].attention.qkv.weight[0, 0] = math.nan
-    found = depth_scan(gpt, random_tokens(2, 30), token_text=str)
-    assert all(verdict.kind != "broken" for verdict in found.verdicts[0])
-    assert found.verdicts[1][0].kind == "broken"
-    assert "layer 1 head 0 is broken" in found.summary
+    result = depth_scan(gpt, random_tokens(2, 30), token_text=str)
+    assert all(verdict.kind != "broken" for verdict in result.verdicts[0])
+    assert result.verdicts[1][0].kind == "broken"
+    assert "layer 1 head 0 is broken" in result.summary

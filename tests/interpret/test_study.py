@@ -20,7 +20,7 @@ NOTHING, NEEDED, HARMFUL = [0.0001, -0.0001, 0.0], [0.1, 0.11, 0.12], [-0.1, -0.
 
 
 def measured(scan, change: list[float]) -> Ablation:
-    """An ablation that found the same change everywhere."""
+    """An ablation that measured the same change everywhere."""
     L, H = scan.heads["entropy"].shape
     delta_n = torch.tensor(change)
     return Ablation(torch.ones(len(change)), delta_n.expand(L, H, -1), delta_n.expand(L, -1))
@@ -29,9 +29,9 @@ def measured(scan, change: list[float]) -> Ablation:
 @pytest.mark.parametrize(("change", "kind"), [(NOTHING, "dead"), (NEEDED, "quiet"), (HARMFUL, "harmful")])
 def test_an_ablation_settles_the_question_mark_of_a_dead_head(scanned, change, kind):
     scanned.verdicts[1][2] = Verdict("dead?", "dead?", "why")
-    found = settled(scanned, measured(scanned, change)).verdicts[1][2]
-    assert found.kind == kind
-    assert "without it the loss changes by" in found.evidence
+    verdict = settled(scanned, measured(scanned, change)).verdicts[1][2]
+    assert verdict.kind == kind
+    assert "without it the loss changes by" in verdict.evidence
 
 
 @pytest.mark.parametrize(
@@ -62,29 +62,29 @@ def test_what_two_scans_have_confirmed_is_not_taken_back(scanned):
 def test_the_induction_circuit_is_understood():
     """The hand-built circuit on its own text: which heads it consists of, and that the others are of no use."""
     gpt = induction_circuit()
-    found = study(gpt, repeated_sequences(8, 31, 64, seed=0), step=1)
-    kinds = [[verdict.kind for verdict in row] for row in found.scan.verdicts]
+    result = study(gpt, repeated_sequences(8, 31, 64, seed=0), step=1)
+    kinds = [[verdict.kind for verdict in row] for row in result.scan.verdicts]
     assert (kinds[0][0], kinds[1][0]) == ("previous-token", "induction")
-    effects = [[head["ablation"]["effect"] for head in layer["heads"]] for layer in found.to_json()["layers"]]
+    effects = [[head["ablation"]["effect"] for head in layer["heads"]] for layer in result.to_json()["layers"]]
     assert effects == [["needed", "no effect"], ["needed", "no effect"]]
     # Of the probe, which has no BOS, the first token is its own predecessor: half of one row of 31 goes there.
-    assert found.scan.heads["induction"][1, 0].item() == pytest.approx(1 - 0.5 / 31, abs=1e-3)
-    repeated = next(probe for probe in found.probes if probe.name == "repeated")
+    assert result.scan.heads["induction"][1, 0].item() == pytest.approx(1 - 0.5 / 31, abs=1e-3)
+    repeated = next(probe for probe in result.probes if probe.name == "repeated")
     assert repeated.cross_entropy < 0.2  # it copies: only the repeat's first token, of 64, is a surprise
 
 
 def test_probes_and_their_floors():
     gpt, tokens = sharpened_gpt(), random_tokens(3, 60)
-    found = {probe.name: probe for probe in study(gpt, tokens, with_ablation=False).probes}
-    assert list(found) == ["natural", "random", "repeated"]
+    probes = {probe.name: probe for probe in study(gpt, tokens, with_ablation=False).probes}
+    assert list(probes) == ["natural", "random", "repeated"]
     types, counts = tokens.unique(return_counts=True)
     share = counts / counts.sum()
-    assert found["natural"].reference == pytest.approx(-(share * share.log()).sum().item())
-    assert found["random"].reference == pytest.approx(math.log(len(types)))
-    assert found["repeated"].reference == 0
-    assert found["natural"].cross_entropy == pytest.approx(cross_entropies(gpt, tokens).mean().item())
+    assert probes["natural"].reference == pytest.approx(-(share * share.log()).sum().item())
+    assert probes["random"].reference == pytest.approx(math.log(len(types)))
+    assert probes["repeated"].reference == 0
+    assert probes["natural"].cross_entropy == pytest.approx(cross_entropies(gpt, tokens).mean().item())
     mass = depth_scan(gpt, tokens).heads["first_position_mass"].mean(1)
-    torch.testing.assert_close(found["natural"].first_position_mass_L, mass)
+    torch.testing.assert_close(probes["natural"].first_position_mass_L, mass)
 
 
 def test_no_network_is_better_than_the_floor_on_random_text():
@@ -100,20 +100,20 @@ def test_no_network_is_better_than_the_floor_on_random_text():
 
 def test_the_json_has_everything_and_is_json():
     gpt, tokens = sharpened_gpt(), random_tokens(3, 60)
-    found = json.loads(json.dumps(study(gpt, tokens, step=5).to_json(), allow_nan=False))
-    assert {"cross_entropy", "probes", "similarity", "embedding", "alarms", "verdict"} <= found.keys()
-    assert len(found["similarity"]) == 3
-    for layer in found["layers"]:
+    content = json.loads(json.dumps(study(gpt, tokens, step=5).to_json(), allow_nan=False))
+    assert {"cross_entropy", "probes", "similarity", "embedding", "alarms", "verdict"} <= content.keys()
+    assert len(content["similarity"]) == 3
+    for layer in content["layers"]:
         assert {"logit_lens_cross_entropy", "logit_lens_kl_to_final", "attention_ablation"} <= layer.keys()
         assert {"mean", "low", "high", "effect"} == layer["heads"][0]["ablation"].keys()
-    names = {name for layer in found["layers"] for name in layer} - {"layer", "verdict", "heads"}
-    assert names <= found["units"].keys()
-    assert found["layers"][-1]["logit_lens_cross_entropy"] == pytest.approx(found["cross_entropy"], rel=1e-4)
+    names = {name for layer in content["layers"] for name in layer} - {"layer", "verdict", "heads"}
+    assert names <= content["units"].keys()
+    assert content["layers"][-1]["logit_lens_cross_entropy"] == pytest.approx(content["cross_entropy"], rel=1e-4)
 
 
 def test_one_sequence_proves_nothing_and_still_is_json():
-    found = study(sharpened_gpt(), random_tokens(1, 60), step=5).to_json()
-    head = json.loads(json.dumps(found, allow_nan=False))["layers"][0]["heads"][0]
+    content = study(sharpened_gpt(), random_tokens(1, 60), step=5).to_json()
+    head = json.loads(json.dumps(content, allow_nan=False))["layers"][0]["heads"][0]
     assert head["ablation"]["effect"] == "unclear"
     assert (head["ablation"]["low"], head["ablation"]["high"]) == (None, None)
 
@@ -135,8 +135,8 @@ def test_history_is_the_scans(scanned):
         for part in (gpt.blocks[1].attention.output, gpt.blocks[1].mlp.down):
             part.weight.zero_()
             part.bias.zero_()
-    found = study(gpt, random_tokens(3, 60), step=300, history=[collapsed], with_ablation=False)
-    assert "dead layer" in [alarm.label for alarm in found.scan.alarms if alarm.layer == 1]
+    result = study(gpt, random_tokens(3, 60), step=300, history=[collapsed], with_ablation=False)
+    assert "dead layer" in [alarm.label for alarm in result.scan.alarms if alarm.layer == 1]
 
 
 def test_a_text_that_the_network_does_not_know_raises_suspicions_only():
@@ -158,7 +158,7 @@ def test_a_text_that_the_network_does_not_know_raises_suspicions_only():
 
 
 def test_two_tokens_are_enough():
-    found = study(sharpened_gpt(), torch.tensor([[1, 2]]), step=5)
-    assert found.similarity.isnan().all()
-    assert "leave much open" in found.caution
-    json.dumps(found.to_json(), allow_nan=False)
+    result = study(sharpened_gpt(), torch.tensor([[1, 2]]), step=5)
+    assert result.similarity.isnan().all()
+    assert "leave much open" in result.caution
+    json.dumps(result.to_json(), allow_nan=False)

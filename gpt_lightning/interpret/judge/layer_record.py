@@ -1,4 +1,4 @@
-"""What one scan leaves behind of a layer for the alarms of later scans: a few plain numbers, which checkpoints hold.
+"""What one scan keeps of a layer for the alarms of later scans: a few plain numbers, which checkpoints hold.
 
 Shapes: H heads.
 """
@@ -27,9 +27,9 @@ def layer_record(
     """What the rules of `alarms.ALARMS` read.
 
     Args:
-        heads: The layer's metrics of heads, (H,) each.
-        layer: Its metrics of layers.
-        verdicts, stripe_places: Of each head; as in `DepthScanResult`.
+        heads: The head metrics of this layer, (H,) each.
+        layer: The layer metrics.
+        verdicts, stripe_places: One for each head, as in `DepthScanResult`.
         finite: Whether what the layer passes on is finite.
     """
     column_H = heads["first_position_mass"].fmax(heads["stripe"])
@@ -39,7 +39,7 @@ def layer_record(
     sink_H = heads["first_position_mass"] > SINK  # a sink rests by design
     striped_H = (heads["stripe"] > SHARP_STRIPE) & (heads["max_logit"] > SHARP_LOGIT)
     silent_H = output_H < DEAD_RELATIVE_TO_RESIDUAL
-    # Beside louder heads, and with no good reason to add little.
+    # Quieter than the layer's other heads, and with no good reason to add little.
     dead_H = silent_H & (heads["output_norm_relative_to_layer"] < DEAD_RELATIVE_TO_LAYER) & ~(copying_H | sink_H)
     sharp_H = (heads["normalized_entropy"] < SHARP_ENTROPY) & striped_H & ~(copying_H | sink_H)
     return {

@@ -1,7 +1,7 @@
 """Exact mean-ablation: how much more a text costs when a head, or a layer's attention, gives only its average.
 
-The intervention that a verdict needs before it may speak of harm or uselessness. The hooks it looks and intervenes
-through exist only while it runs. Knows nothing of attention maps, verdicts or files.
+Only this intervention can prove that a head is harmful or useless. Its hooks exist only while it runs. Knows nothing of
+attention maps, verdicts or files.
 
 Shapes: n sequences, B of one micro-batch, L layers, H heads, T tokens, D head width, C model width; N predictions.
 """
@@ -34,23 +34,17 @@ Effect = Literal["needed", "no effect", "harmful", "unclear"]
 
 @dataclass
 class Ablation:
-    """Cross-entropies per sequence, float32 on the CPU, in nats per token; a change is positive if the part was needed.
+    """Cross-entropies per sequence, float32 on the CPU, nats per token; a change is positive if the part was needed."""
 
-    Attributes:
-        baseline_n: (n,) of the network with nothing replaced.
-        head_delta_LHn: (L, H, n) change when that head alone is replaced by its mean.
-        attention_delta_Ln: (L, n) change when all heads of that layer are.
-    """
-
-    baseline_n: Tensor
-    head_delta_LHn: Tensor
-    attention_delta_Ln: Tensor
+    baseline_n: Tensor  # (n,) of the network with nothing replaced
+    head_delta_LHn: Tensor  # (L, H, n) change when that head alone is replaced by its mean
+    attention_delta_Ln: Tensor  # (L, n) change when all heads of that layer are
 
 
 def ablate(
     model: nn.Module,
     tokens_BT: Tensor,
-    on_progress: Callable[[], None] | None = None,
+    on_progress: Callable[[], None] = lambda: None,
     max_tokens: int = 512,
     first_target: int = 1,
 ) -> Ablation:
@@ -58,9 +52,10 @@ def ablate(
 
     Leaving a head out altogether (Michel et al. 2019) also takes away the constant that later layers rely on; putting
     its mean in its place takes away only what it says about this token (Wang et al. 2022). The head's mixed values are
-    replaced, before the output projection. The change is paired: sequences differ by far more than a head changes any.
+    replaced, before the output projection. Changes are taken per sequence, since sequences differ from each other by
+    far more than a head changes any of them.
 
-    Runs in the precision of the weights, with the cross-entropy in float32. Layer by layer, so that only what follows
+    Runs in the precision of the weights, with the cross-entropy in float32, layer by layer, so that only what follows
     the ablated layer is computed again: about n_head · n_layer / 2 forward passes.
 
     Args:
@@ -68,7 +63,7 @@ def ablate(
         tokens_BT: A few sequences, (n, T) int64; `interval` needs at least two to say anything.
         on_progress: Called after each layer.
         max_tokens: Longer sequences are cut to this length.
-        first_target: Index of the first token whose prediction counts, from 1; the means are always over all tokens.
+        first_target: Index of the first token whose prediction counts, at least 1; means are always over all tokens.
 
     Raises:
         UserError: tokens of another shape, too long for the context, or not in the vocabulary; no prediction to count.
@@ -90,14 +85,13 @@ def ablate(
                 outputs = [block(x_BTC) for x_BTC in inputs]
             deltas = []
             for heads in (*range(H), slice(None)):
-                with attend.register_forward_hook(partial(_replace_output, sum_HD / (n * T), heads)):
+                with attend.register_forward_hook(partial(_replaced, sum_HD / (n * T), heads)):
                     ablated_n = _continued(model, layer, inputs, parts, first_target)
                 deltas.append((ablated_n - baseline_n).cpu())
             head_deltas.append(torch.stack(deltas[:H]))
             attention_deltas.append(deltas[H])
             inputs = outputs
-            if on_progress is not None:
-                on_progress()
+            on_progress()
     return Ablation(baseline_n.cpu(), torch.stack(head_deltas), torch.stack(attention_deltas))
 
 
@@ -122,15 +116,15 @@ def interval(delta_n: Tensor) -> tuple[float, float, float]:
 
 
 def effect(delta_n: Tensor) -> Effect:
-    """What the changes of the sequences prove, by their 95% `interval`; UserError as there.
+    """What the changes of the sequences prove, by their 95% `interval`; raises UserError as that does.
 
     - "no effect": the interval is within ±0.002 nats per token. This comes first: with enough sequences any interval
       excludes 0, and a change can be certain and still too small to matter.
     - "needed": the interval is above 0: taking the part away costs something.
     - "harmful": the interval is below −0.002. Of a hundred heads without effect, two or three have an interval below 0
       by chance, but hardly one has it that far below.
-    - "unclear": anything else, such as a single sequence, or changes that are not finite. Not to be mistaken for "no
-      effect": a wide interval around 0 excludes nothing.
+    - "unclear": anything else, such as a single sequence, or changes that are not finite. This is not "no effect": a
+      wide interval around 0 excludes nothing.
     """
     _, low, high = interval(delta_n)
     if low >= -NEGLIGIBLE and high <= NEGLIGIBLE:
@@ -144,9 +138,7 @@ def _add_output(sum_HD: Tensor, attend: nn.Module, inputs: tuple, mixed_BHTD: Te
     sum_HD += mixed_BHTD.float().sum((0, 2))
 
 
-def _replace_output(
-    mean_HD: Tensor, heads: int | slice, attend: nn.Module, inputs: tuple, mixed_BHTD: Tensor
-) -> Tensor:
+def _replaced(mean_HD: Tensor, heads: int | slice, attend: nn.Module, inputs: tuple, mixed_BHTD: Tensor) -> Tensor:
     replaced_BHTD = mixed_BHTD.clone()
     replaced_BHTD[:, heads] = mean_HD[heads].unsqueeze(-2)
     return replaced_BHTD

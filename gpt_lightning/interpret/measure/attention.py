@@ -44,7 +44,7 @@ def attention_statistics(
       rows only, since α₀ falls with T; `sink_rate`: 1 if α₀ > 0.3 else 0, needs T ≥ 64.
     - `value_weighted_first_position_share`: mean_t A[t,0]·‖v_0‖ / Σ_j A[t,j]·‖v_j‖ (Kobayashi et al. 2020).
     - `first_value_norm` (ratio): ‖v_0‖ over the mean ‖v_j‖. If a head attends to nothing else, the share above is 1
-      however small the value is; this shows that it is drained.
+      however small the value is; this ratio shows that it is drained.
     - `stripe` (share), `stripe_position` (token index): max and argmax over k ≥ 1 with T−k ≥ max(16, T/8) of
       α_k = Σ_{t≥k} A[t,k] / (T−k). Shorter columns are noise: the identity pattern has α_{T−1} = 1. Needs T ≥ 17.
     - `local_mass` (share): mean over t ≥ 8 of the mass on the last 8 tokens; `local_mass_baseline`: the same for
@@ -57,8 +57,8 @@ def attention_statistics(
 
     Args:
         q_BHTD, k_BHTD, v_BHTD: As the attention kernel gets them: after positions and normalisation.
-        output_weight_CC: Weight of the output projection, (C, H·D): `output_norm` is then that of what the head adds to
-            the residual stream.
+        output_weight_CC: Weight of the output projection, (C, H·D); with it, `output_norm` is the norm of what the head
+            adds to the residual stream.
         frequent_BT: Which positions hold one of the most frequent tokens, (B, T) bool, from `frequent_tokens`; without
             it there is no `frequent_token_excess`.
         block: Rows at a time. Peak memory is a few tensors of B·H·block·T; the results do not depend on it.
@@ -77,7 +77,7 @@ def attention_statistics(
             w_CHD = output_weight_CC.float().view(-1, H, D)
             gram_HDD = torch.einsum("chd,che->hde", w_CHD, w_CHD)
 
-        # One product gives the mix of values and, in its last columns, sums of weights times something else.
+        # One product gives the mix of values and, in its last columns, the sums of weights times these.
         extra = [v_norm_BHT[..., None]]
         if frequent_BT is not None:
             extra.append(frequent_BT[:, None, :, None].float().expand(B, H, T, 1))
@@ -120,7 +120,7 @@ def attention_statistics(
             rows["local"].append(recent_BHRW.sum(-1))
 
             sums = weights_BHRK @ values[:, :, :end]
-            # If v_0 is zero, row 0 would be 0/0: its share is 0.
+            # If v_0 is zero, row 0 would be 0/0; its share is 0.
             share_BHR = first_BHR * v_norm_BHT[..., :1] / sums[..., D].clamp_min(torch.finfo(q.dtype).tiny)
             rows["value"].append(share_BHR)
             if frequent_BT is not None:
@@ -136,11 +136,11 @@ def attention_statistics(
     mass_BHT = columns_BHT / keys_T.flip(0)
     stripe, stripe_position = _stripe(mass_BHT)
     undefined_BH = torch.full_like(max_logit_BH, math.nan)
-    frequent = {}
+    excess = {}
     if frequent_BT is not None:
         excess_BHT = row["frequent"] - (frequent_BT.cumsum(-1) / keys_T)[:, None]
-        frequent["frequent_token_excess"] = excess_BHT[..., 1:].mean(-1)
-    return frequent | {
+        excess["frequent_token_excess"] = excess_BHT[..., 1:].mean(-1)
+    return excess | {
         "entropy": row["entropy"][..., 1:].mean(-1),
         "normalized_entropy": p50,
         "normalized_entropy_p10": p10,
@@ -169,8 +169,7 @@ def entropy_floor(max_logit: Tensor, keys: Tensor) -> Tensor:
     that minimum needs less than one key. It falls exponentially with the logits, which is why their growth precedes
     entropy collapse (Zhai et al. 2023, theorem 3.1, gives the same bound for rows of bounded norm).
 
-    Args:
-        max_logit, keys: Any shapes that broadcast; logits ≥ 0, keys ≥ 1.
+    `max_logit` ≥ 0 and `keys` ≥ 1 may have any shapes that broadcast.
     """
     n, delta = keys.double(), 2 * max_logit.double().clamp_min(1e-6)  # at 0 the formula is 0/0, its limit ln(keys)
     low = (-delta).exp()
@@ -190,14 +189,14 @@ def frequent_tokens(tokens_BT: Tensor, types: int = FREQUENT_TYPES) -> Tensor:
 def repeat_statistics(q_BHTD: Tensor, k_BHTD: Tensor, period: int) -> dict[str, Tensor]:
     """What each head does on a text whose last `period` tokens repeat those before them: metric name → (B, H).
 
-    - `induction` (share): mean over the repeat's rows t of A[t, t−period+1], the token after the earlier copy
-      (Olsson et al. 2022).
-    - `duplicate_token` (share): the same of A[t, t−period], the earlier copy itself.
+    - `induction` (share): mean over the repeat's rows t of A[t, t−period+1], the mass on the token after the earlier
+      copy (Olsson et al. 2022).
+    - `duplicate_token` (share): the same of A[t, t−period], the mass on the earlier copy itself.
 
     The tokens of the repeat must be distinct, so that each has one earlier copy.
 
     Raises:
-        UserError: as `attention_statistics`, or fewer than 2 · period tokens, or a period below 2.
+        UserError: as `attention_statistics`; fewer than 2 · period tokens, or a period below 2.
     """
     _check(q_BHTD, k_BHTD, k_BHTD, block=1)
     T = q_BHTD.size(-2)
@@ -214,14 +213,14 @@ def repeat_statistics(q_BHTD: Tensor, k_BHTD: Tensor, period: int) -> dict[str, 
 
 
 @torch.no_grad()
-def attention_pattern(q_BHTD: Tensor, k_BHTD: Tensor, max_tokens: int | None = None) -> Tensor:
-    """The weights softmax(q·kᵀ/√D) themselves, (B, H, T, T) float32, of the first `max_tokens` only, for a picture.
+def attention_pattern(q_BHTD: Tensor, k_BHTD: Tensor) -> Tensor:
+    """The weights softmax(q·kᵀ/√D) themselves, (B, H, T, T) float32, for a picture: memory grows with T².
 
-    The only function here whose memory grows with T². Raises UserError for shapes that differ or fewer than 2 tokens.
+    Raises UserError for shapes that differ or fewer than 2 tokens.
     """
     _check(q_BHTD, k_BHTD, k_BHTD, block=1)
     with torch.autocast(q_BHTD.device.type, enabled=False):
-        return _weights(q_BHTD[:, :, :max_tokens], k_BHTD[:, :, :max_tokens])
+        return _weights(q_BHTD, k_BHTD)
 
 
 def _weights(q_BHRD: Tensor, k_BHKD: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
 """Looking into a GPT while it runs: micro-batches that fit into memory, and forward hooks that last as long as a look.
 
-The one way in for everything that measures. Knows nothing of statistics.
+Everything that measures comes in through here. Knows nothing of statistics.
 
-Shapes: B sequences, H heads, T tokens, D head width, C model width, L layers.
+Shapes: B sequences, T tokens, C model width, L layers.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from gpt_lightning.errors import UserError
 
 MOST_NUMBERS = 2**24  # in the tensors that a measurement holds at once: 64 MB in float32
+# Hooks must return None: anything else would replace the module's output.
 OnAttention = Callable[[int, Tensor, Tensor, Tensor], None]  # layer, q, k, v
 OnBlock = Callable[[int, Tensor, Tensor], None]  # layer, residual stream before and after
 
@@ -27,7 +27,7 @@ def looking(
     on_attention: OnAttention | None = None,
     on_block: OnBlock | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """While this lasts: `observed`, and no autocast, so that the network runs in the precision of its weights.
+    """Check and split the tokens; while this lasts, `observed`, and no autocast: the precision is that of the weights.
 
     Args:
         model: A `gpt_lightning.model.GPT`.
@@ -37,7 +37,7 @@ def looking(
         on_attention, on_block: As for `observed`.
 
     Yields:
-        The sequences on the model's device, as micro-batches of as many as MOST_NUMBERS allows, at least one.
+        The sequences on the model's device, in micro-batches of as many as MOST_NUMBERS allows, at least one.
 
     Raises:
         UserError: tokens of another shape, too long for the context, or not in the vocabulary.
@@ -59,29 +59,31 @@ def observed(
     model: nn.Module, on_attention: OnAttention | None = None, on_block: OnBlock | None = None
 ) -> Iterator[None]:
     """While this lasts: evaluation mode, no gradients, and hooks that call `on_attention(layer, q, k, v)` and
-    `on_block(layer, before, after)`. Afterwards, whatever happened: no hooks, and every module in its former mode."""
+    `on_block(layer, before, after)`. Afterwards, even after an error: no hooks, and every module in its former mode."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         with ExitStack() as hooks, torch.no_grad():
             for layer, block in enumerate(model.blocks):
+                attend = block.attention.attend
                 if on_attention is not None:
-                    attend = block.attention.attend
-                    hooks.enter_context(attend.register_forward_hook(partial(_attend_hook, on_attention, layer)))
+                    handle = attend.register_forward_hook(lambda _, qkv, out, i=layer: on_attention(i, *qkv[:3]))
+                    hooks.enter_context(handle)
                 if on_block is not None:
-                    hooks.enter_context(block.register_forward_hook(partial(_block_hook, on_block, layer)))
+                    handle = block.register_forward_hook(lambda _, inputs, out, i=layer: on_block(i, inputs[0], out))
+                    hooks.enter_context(handle)
             yield
     finally:
         for module, training in modes:
             module.training = training
 
 
-def _attend_hook(callback: OnAttention, layer: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-    callback(layer, *inputs[:3])  # returns None: what a hook returns would replace the output
-
-
-def _block_hook(callback: OnBlock, layer: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-    callback(layer, inputs[0], output)
+def of_each_layer(model: nn.Module, tokens_BT: Tensor, measure: Callable[[Tensor, Tensor, Tensor], object]) -> list:
+    """What `measure(q, k, v)` returns for each layer, in one forward pass of a few sequences; raises as `looking`."""
+    results: list = []
+    with looking(model, tokens_BT, 1, lambda layer, *qkv: results.append(measure(*qkv))) as parts:
+        model.hidden_states(torch.cat(parts))
+    return results
 
 
 def checked_tokens(model: nn.Module, tokens_BT: Tensor) -> Tensor:
@@ -92,20 +94,15 @@ def checked_tokens(model: nn.Module, tokens_BT: Tensor) -> Tensor:
             f"A scan needs sequences of 2 to {config.context_length} tokens (this model's context), "
             f"not tokens of shape {tuple(tokens_BT.shape)}."
         )
-    low, high = int(tokens_BT.min()), int(tokens_BT.max())
-    if low < 0 or high >= config.vocab_size:
-        wrong = low if low < 0 else high
-        raise UserError(f"The token id {wrong} is outside this model's vocabulary of {config.vocab_size} ids.")
+    for wrong in (int(tokens_BT.min()), int(tokens_BT.max())):
+        if not 0 <= wrong < config.vocab_size:
+            raise UserError(f"The token id {wrong} is outside this model's vocabulary of {config.vocab_size} ids.")
     return tokens_BT.to(next(model.parameters()).device)
 
 
 def residual_streams(model: nn.Module, tokens_BT: Tensor) -> list[Tensor]:
     """The input of the first layer and the output of each: L + 1 tensors (B, T, C), before the final norm."""
-    streams: list[Tensor] = []
-
-    def on_block(layer: int, before_BTC: Tensor, after_BTC: Tensor) -> None:
-        streams.extend([before_BTC, after_BTC] if layer == 0 else [after_BTC])
-
-    with observed(model, on_block=on_block):
+    streams: list[tuple[Tensor, Tensor]] = []
+    with observed(model, on_block=lambda layer, before_BTC, after_BTC: streams.append((before_BTC, after_BTC))):
         model.hidden_states(tokens_BT)
-    return streams
+    return [streams[0][0], *(after_BTC for _, after_BTC in streams)]

@@ -18,32 +18,25 @@ from gpt_lightning.interpret.measure.hooks import how_many_fit, looking, residua
 
 @dataclass
 class LogitLens:
-    """What each stream predicts, on the CPU. Index 0 is the embedding, l + 1 the stream after layer l.
+    """What each stream predicts, on the CPU. Index 0 is the embedding, l + 1 the stream after layer l."""
 
-    Attributes:
-        cross_entropy: (L+1,) float32, nats per token.
-        kl_to_final: (L+1,) float32, nats: mean over positions of KL(final ‖ lens); 0 for the last.
-        top1_agreement: (L+1,) float32, share of positions whose best guess is the network's.
-        top_tokens: (L+1, S) int64, best guesses after each of the first S tokens of the first sequence.
-    """
-
-    cross_entropy: Tensor
-    kl_to_final: Tensor
-    top1_agreement: Tensor
-    top_tokens: Tensor
+    cross_entropy: Tensor  # (L+1,) float32, nats per token
+    kl_to_final: Tensor  # (L+1,) float32, nats: mean over positions of KL(final ‖ lens); 0 for the last
+    top1_agreement: Tensor  # (L+1,) float32, share of positions whose best guess is the network's
+    top_tokens: Tensor  # (L+1, S) int64, best guesses after each of the first S tokens of the first sequence
 
 
 def logit_lens(model: nn.Module, tokens_BT: Tensor, shown_tokens: int = 24, n_ids: int | None = None) -> LogitLens:
     """Decode the residual stream before the first layer and after each, as if it were the last (nostalgebraist 2020).
 
     Runs in the precision of the weights, and in float32 after the logits. A stream that predicts badly may still hold
-    what later layers need: the lens shows when a guess appears, not when the network has the answer.
+    what later layers need: the lens shows when a guess appears, not when the network knows the answer.
 
     Args:
         model: A `gpt_lightning.model.GPT`, as for `depth_scan`.
         tokens_BT: A few sequences, (B, T) int64 with 2 ≤ T ≤ context_length.
         shown_tokens: S, at most T of them.
-        n_ids: How many ids are tokens, if the vocabulary was rounded up: only the first `n_ids` can be a best guess.
+        n_ids: How many ids are tokens, if the vocabulary was rounded up; only these can be a best guess.
 
     Raises:
         UserError: tokens of another shape, too long for the context, or not in the vocabulary.
@@ -72,7 +65,7 @@ def _lens(model: nn.Module, streams_RC: list[Tensor], targets_R: Tensor, n_ids: 
     final_RV = model.head(model.norm(streams_RC[-1])).float().log_softmax(-1)
     lenses = []
     for x_RC in streams_RC:
-        # The last gets the very same numbers, so that its divergence is 0 and not a rounding error.
+        # The last stream gets the very same numbers, so that its divergence is 0 and not a rounding error.
         lens_RV = final_RV if x_RC is streams_RC[-1] else model.head(model.norm(x_RC)).float().log_softmax(-1)
         loss_R = F.nll_loss(lens_RV, targets_R, ignore_index=IGNORED, reduction="none")
         kl_R = F.kl_div(lens_RV, final_RV, reduction="none", log_target=True).sum(-1)

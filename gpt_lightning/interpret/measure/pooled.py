@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_lightning.errors import UserError
-from gpt_lightning.interpret.measure.hooks import looking
+from gpt_lightning.interpret.measure.hooks import of_each_layer
 
 
 @torch.no_grad()
@@ -20,7 +20,7 @@ def pooled_attention(q_HTD: Tensor, k_HTD: Tensor, bins: int = 64, block: int = 
 
     Args:
         q_HTD, k_HTD: As the attention kernel gets them: after positions and normalisation.
-        bins: B; if T is smaller, every token is a bin of its own, and both results are the weights themselves.
+        bins: B; if T is smaller, every token has a bin of its own, and both results are the weights themselves.
         block: Rows at a time. Peak memory is a few tensors of H·block·T; the numbers do not depend on it.
 
     Returns:
@@ -59,22 +59,9 @@ def pooled_attention(q_HTD: Tensor, k_HTD: Tensor, bins: int = 64, block: int = 
 
 
 def attention_pooled_maps(model: nn.Module, tokens_T: Tensor, bins: int = 64) -> list[tuple[Tensor, Tensor]]:
-    """`pooled_attention` of every layer on one sequence of any length up to the context: (mean, max) on the CPU.
+    """`pooled_attention` of every layer on one sequence, (T,) int64: (mean, max) on the CPU.
 
-    Args:
-        model: A `gpt_lightning.model.GPT`, as for `depth_scan`.
-        tokens_T: One sequence, (T,) int64.
-        bins: Cells along either axis.
-
-    Raises:
-        UserError: tokens of another shape, too long for the context, or not in the vocabulary.
+    Raises UserError for tokens of another shape, too long for the context, or not in the vocabulary.
     """
-    maps: list[tuple[Tensor, Tensor]] = []
-
-    def on_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> None:
-        mean_HBB, max_HBB = pooled_attention(q[0], k[0], bins)
-        maps.append((mean_HBB.cpu(), max_HBB.cpu()))
-
-    with looking(model, tokens_T[None], on_attention=on_attention) as (sequence_1T,):
-        model.hidden_states(sequence_1T)
-    return maps
+    layers = of_each_layer(model, tokens_T[None], lambda q, k, v: pooled_attention(q[0], k[0], bins))
+    return [(mean_HBB.cpu(), max_HBB.cpu()) for mean_HBB, max_HBB in layers]

@@ -1,6 +1,6 @@
 """How well a network predicts each token, without ever holding the logits of all tokens.
 
-Shapes: B sequences, T tokens, C model width; N rows (tokens) of any number of sequences.
+Shapes: B sequences, T tokens, C model width; N rows (tokens) of any number of sequences, R of one block.
 """
 
 import torch
@@ -29,9 +29,5 @@ def cross_entropies(model: nn.Module, tokens_BT: Tensor) -> Tensor:
 def token_losses(model: nn.Module, hidden_NC: Tensor, targets_N: Tensor) -> Tensor:
     """Cross-entropy (N,) float32 of hidden states after the final norm, by blocks of rows."""
     rows = how_many_fit(4 * model.config.vocab_size)  # cross_entropy makes a few tensors as large as the logits
-    return torch.cat(
-        [
-            F.cross_entropy(model.head(some_NC).float(), some_N, reduction="none")
-            for some_NC, some_N in zip(hidden_NC.split(rows), targets_N.split(rows), strict=True)
-        ]
-    )
+    blocks = zip(hidden_NC.split(rows), targets_N.split(rows), strict=True)
+    return torch.cat([F.cross_entropy(model.head(x_RC).float(), y_R, reduction="none") for x_RC, y_R in blocks])

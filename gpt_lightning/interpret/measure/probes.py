@@ -1,6 +1,6 @@
-"""Texts that ask a network one question: random tokens, and random tokens repeated. Always the same ones.
+"""Texts that each test one thing about a network: random tokens, and random tokens repeated. Always the same ones.
 
-Their tokens are drawn from those of a real text: a small network knows nothing of token ids that it never saw.
+Their tokens are drawn from those of a real text: a small network knows nothing of token ids that it has never seen.
 
 Shapes: B sequences, T tokens.
 """
@@ -14,9 +14,9 @@ LEAST_PERIOD = 8  # below this, a head that looks a few tokens back would pass f
 
 
 def random_tokens(tokens_BT: Tensor, n: int, length: int) -> Tensor:
-    """`n` sequences of `length` tokens, uniformly drawn from the ids that occur in `tokens_BT`; int64, (n, length).
+    """`n` sequences of `length` tokens, drawn uniformly from the ids that occur in `tokens_BT`; int64, (n, length).
 
-    No model can predict them better than by ln(number of ids) nats.
+    No model can predict them with a loss under ln(number of ids) nats.
     """
     types = tokens_BT.unique().cpu()
     generator = torch.Generator().manual_seed(SEED)

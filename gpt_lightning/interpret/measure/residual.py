@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-RANK_TOKENS = 256  # per sequence: an eigendecomposition's time grows with the cube, and more hardly change the rank
+RANK_TOKENS = 256  # per sequence: the eigendecomposition's time grows with the cube, and more hardly change the rank
 MEDIAN_TOKENS = 64  # per sequence, evenly spaced: enough for a median, since only ratios near 1000 matter
 
 
@@ -26,7 +26,7 @@ def residual_statistics(before_BTC: Tensor, after_BTC: Tensor) -> dict[str, Tens
       nothing about any of them, yet can dominate the plain cosine.
     - `effective_rank`: in how many directions the tokens differ, see `effective_rank`; after layer norm, centred, and
       without position 0, since a single massive token would turn 61.8 into 2.4. NaN for fewer than 3 tokens, or if
-      anything is infinite.
+      anything is not finite.
     """
     before, after = before_BTC.float(), after_BTC.float()
     max_B = torch.maximum(after.amax((1, 2)), -after.amin((1, 2)))
@@ -52,7 +52,7 @@ def effective_rank(x_BNC: Tensor) -> Tensor:
     if 0 in x_BNC.shape or not x_BNC.isfinite().all():
         return undefined_B
     # On the CPU, since a GPU's solver is slower for small matrices. The eigenvalues of the smaller Gram matrix, in
-    # float64, are the squares of the singular values, and several times faster to compute.
+    # float64, are the squares of the singular values and several times faster to compute.
     x_BNC = x_BNC.cpu().double()
     gram = x_BNC @ x_BNC.mT if x_BNC.size(1) < x_BNC.size(2) else x_BNC.mT @ x_BNC
     eigenvalues = torch.linalg.eigvalsh(gram)

@@ -17,7 +17,7 @@ def linear_cka(x_NC: Tensor, y_NC: Tensor) -> float:
     """‖YᵀX‖² / (‖XᵀX‖·‖YᵀY‖) of centred features, Frobenius norms, in float64 (Kornblith et al. 2019, equation 5).
 
     From 0 to 1: 1 if one is the other rotated, rescaled or shifted. Biased upwards unless there are many more rows than
-    columns. NaN if either does not vary or is not finite.
+    columns. NaN if either is constant or not finite.
 
     Args:
         x_NC, y_NC: Two descriptions of the same N rows; their widths may differ.
@@ -32,7 +32,7 @@ def linear_cka(x_NC: Tensor, y_NC: Tensor) -> float:
 
 
 def layer_similarity(model: nn.Module, tokens_BT: Tensor, max_rows: int = 2048) -> Tensor:
-    """`linear_cka` of every two residual streams, (L+1, L+1) float32 on the CPU; index 0 is the embedding, l + 1 the
+    """`linear_cka` of each pair of residual streams, (L+1, L+1) float32 on the CPU; index 0 is the embedding, l + 1 the
     stream after layer l.
 
     Position 0 of each sequence is left out. Many networks give the first token a massive activation (Sun et al. 2024),
@@ -42,8 +42,8 @@ def layer_similarity(model: nn.Module, tokens_BT: Tensor, max_rows: int = 2048) 
     Args:
         model: A `gpt_lightning.model.GPT`, as for `depth_scan`.
         tokens_BT: A few sequences, (B, T) int64 with 2 ≤ T ≤ context_length.
-        max_rows: Tokens to compare at most, evenly spread over all sequences: time grows with them, and beyond a few
-            times the model's width they hardly change the number.
+        max_rows: How many tokens to compare at most, spread evenly over all sequences. Time grows with them, and beyond
+            a few times the model's width they hardly change the result.
 
     Raises:
         UserError: tokens of another shape, too long for the context, or not in the vocabulary; fewer than 2 rows.

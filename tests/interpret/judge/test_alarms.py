@@ -1,4 +1,4 @@
-"""Alarms from records made up for the purpose: every rule, its threshold, and that one scan is not enough."""
+"""Alarms from made-up records: every rule, its threshold, and that one scan is not enough."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from gpt_lightning.interpret.judge.alarms import ALARMS, Alarm, health, layer_alarms, what_is_wrong
 
-# A layer of which there is nothing to say.
+# A layer with nothing wrong.
 HEALTHY = {
     "heads": 4,
     "broken_heads": 0,
@@ -24,7 +24,7 @@ HEALTHY = {
     "block_influence": 0.1,
 }
 COLLAPSED = {"normalized_entropy": 0.05, "max_logit": 300.0, "stripe": 0.6}
-# What makes a layer of each kind.
+# What raises each kind of alarm.
 CAUSES = {
     "broken": {"broken_heads": 1},
     "entropy collapse": COLLAPSED,
@@ -85,7 +85,7 @@ def test_a_lazy_layer_stays_a_suspicion_until_an_ablation_proves_it():
     cause = CAUSES["lazy layer"]
     alarms = layer_alarms(scans(cause, cause, cause))
     assert [alarm.label for alarm in alarms] == ["lazy layer?"]
-    # Heads that rest on a sink are normal: nothing to speak of.
+    # Heads that rest on a sink are normal, so nobody need hear of it.
     assert health(150, alarms) == "healthy"
     assert what_is_wrong(150, alarms) == "Healthy: no layer raises an alarm."
 
@@ -172,10 +172,8 @@ def test_nothing_is_said_at_step_0():
 def test_an_alarm_names_its_layer_its_reason_and_since_when():
     alarm = layer_alarms(scans({}, COLLAPSED, COLLAPSED, COLLAPSED, layers=3))[0]
     assert (alarm.kind, alarm.layer, alarm.scans, alarm.since_step) == ("entropy collapse", 2, 3, 100)
-    assert (
-        alarm.reason
-        == "median entropy 0.05 of uniform, largest logit 300, 0.60 of the mass that could go to one token goes to 'e'"
-    )
+    stripe = "0.60 of the mass that could go to one token goes to 'e'"
+    assert alarm.reason == f"median entropy 0.05 of uniform, largest logit 300, {stripe}"
 
 
 def test_a_dead_layer_is_not_blamed_for_its_attention_too():
@@ -190,8 +188,8 @@ def test_dead_heads_are_numbered():
 
 def test_the_most_serious_alarm_comes_first():
     everything = {name: value for cause in CAUSES.values() for name, value in cause.items()}
-    found = labels(everything, everything)
-    assert found == ["broken"]  # from which everything else may follow
+    raised = labels(everything, everything)
+    assert raised == ["broken"]  # from which everything else may follow
     del everything["broken_heads"]
     assert labels(everything, everything) == ["entropy collapse", "dead layer", "lazy layer?"]
 
@@ -207,12 +205,10 @@ def alarm(kind: str, layer: int, confirmed: bool = True) -> Alarm:
 
 
 def test_what_is_wrong_is_one_thing_and_what_to_try():
-    sentence = what_is_wrong(150, [alarm("dead layer", 3)])
-    assert sentence.startswith(
-        "Layer 3 is dead: it passes the residual stream on unchanged (why), since step 100. Try: "
-    )
-    assert ALARMS["dead layer"].advice in sentence
-    assert "Also" not in sentence
+    words = what_is_wrong(150, [alarm("dead layer", 3)])
+    assert words.startswith("Layer 3 is dead: it passes the residual stream on unchanged (why), since step 100. Try: ")
+    assert ALARMS["dead layer"].advice in words
+    assert "Also" not in words
 
 
 def test_a_suspicion_says_so_and_comes_after_what_is_certain():

@@ -1,4 +1,4 @@
-"""Verdicts from metrics made up for the purpose: every rule, its threshold, and which of two rules wins."""
+"""Verdicts from made-up metrics: every rule, its threshold, and which of two rules wins."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from gpt_lightning.interpret.judge.verdicts import KINDS, Verdict, head_verdict, summarise, with_evidence
 
 NAN = math.nan
-# A head of which there is nothing to say.
+# A head that no rule matches.
 MIXED = {
     "entropy": 2.0,
     "normalized_entropy": 0.6,
@@ -72,12 +72,12 @@ def test_every_kind_can_be_reached():
     assert reached == KINDS.keys()
 
 
-def settled(found: str, effect: str) -> Verdict:
-    return with_evidence(Verdict(found, f"a {found}", "why"), effect, 0.0123, -0.0004, 0.025)
+def settled(before: str, effect: str) -> Verdict:
+    return with_evidence(Verdict(before, f"a {before}", "why"), effect, 0.0123, -0.0004, 0.025)
 
 
 @pytest.mark.parametrize(
-    ("found", "effect", "expected"),
+    ("before", "effect", "expected"),
     [
         ("dead?", "no effect", "dead"),
         ("dead?", "needed", "quiet"),
@@ -89,8 +89,8 @@ def settled(found: str, effect: str) -> Verdict:
         ("sink (no-op)", "no effect", "sink (no-op)"),
     ],
 )
-def test_an_ablation_settles_what_attention_suggests(found, effect, expected):
-    verdict = settled(found, effect)
+def test_an_ablation_settles_what_attention_suggests(before, effect, expected):
+    verdict = settled(before, effect)
     assert verdict.kind == expected
     assert "why" in verdict.reason
     assert verdict.evidence == "without it the loss changes by +0.0123 nats per token (-0.0004 to +0.0250)"
@@ -112,14 +112,8 @@ def test_a_verdict_that_stays_keeps_its_label():
         ({"first_position_mass": 0.3}, "mixed"),
         ({"first_position_mass": 0.8, "value_weighted_first_position_share": 0.41}, "sink (active)"),
         ({"first_position_mass": 0.8, "value_weighted_first_position_share": 0.39}, "sink (no-op)"),
-        (
-            {"first_position_mass": 1.0, "value_weighted_first_position_share": 1.0, "first_value_norm": 0.19},
-            "sink (no-op)",
-        ),
-        (
-            {"first_position_mass": 1.0, "value_weighted_first_position_share": 1.0, "first_value_norm": 0.21},
-            "sink (active)",
-        ),
+        (ALL_ON_FIRST | {"first_value_norm": 0.19}, "sink (no-op)"),
+        (ALL_ON_FIRST | {"first_value_norm": 0.21}, "sink (active)"),
         ({"stripe": 0.3}, "mixed"),
         ({"local_mass": 0.5}, "mixed"),
         ({"local_mass": 0.6, "local_mass_baseline": 0.31}, "mixed"),
@@ -165,25 +159,22 @@ def test_the_calibration_pair_of_runs():
     collapsing = [(0.03, 0.15, 0.38, 332), (0.18, 0.05, 0.65, 8)]
     for heads, stands_out in ((healthy, False), (collapsing, True)):
         for entropy, first, stripe, logit in heads:
-            found = kind(normalized_entropy=entropy, first_position_mass=first, stripe=stripe, max_logit=logit)
-            assert KINDS[found].stands_out == stands_out
+            name = kind(normalized_entropy=entropy, first_position_mass=first, stripe=stripe, max_logit=logit)
+            assert KINDS[name].stands_out == stands_out
 
 
 def test_a_stripe_names_its_place_if_it_has_one():
     stripe = MIXED | {"stripe": 0.5, "stripe_position": 17.0}
     assert head_verdict(stripe).label == "stripe"
-    assert (
-        head_verdict(stripe).reason
-        == "0.50 of the mass that could go to one token goes to one, another in each sequence"
-    )
+    mass = "0.50 of the mass that could go to one token goes to"
+    assert head_verdict(stripe).reason == f"{mass} one, another in each sequence"
     named = head_verdict(stripe, stripe_place="'␣the'")
-    assert (named.kind, named.label) == ("stripe", "stripe at '␣the'")
-    assert named.reason == "0.50 of the mass that could go to one token goes to '␣the'"
+    assert (named.kind, named.label, named.reason) == ("stripe", "stripe at '␣the'", f"{mass} '␣the'")
 
 
 def test_a_single_sequence_has_no_interval():
-    found = with_evidence(Verdict("mixed", "mixed", "why"), "unclear", 0.5, -math.inf, math.inf)
-    assert found.evidence == "without it the loss changes by +0.5000 nats per token (one sequence: no interval)"
+    verdict = with_evidence(Verdict("mixed", "mixed", "why"), "unclear", 0.5, -math.inf, math.inf)
+    assert verdict.evidence == "without it the loss changes by +0.5000 nats per token (one sequence: no interval)"
 
 
 def test_reasons_give_the_numbers():
@@ -223,6 +214,6 @@ def test_heads_of_a_layer_that_are_alike_are_named_together():
 
 
 def test_a_summary_of_one_layer():
-    assert summarise([[verdict("dead?")]], 3) == (
-        "1 head in layer 3: 1 dead?; worth a look: layer 3 head 0 is dead? (why dead?)."
+    assert summarise([[verdict("dead?")]]) == (
+        "1 head in layer 0: 1 dead?; worth a look: layer 0 head 0 is dead? (why dead?)."
     )

@@ -1,6 +1,5 @@
 """Ablation against brute force, `transformers` and a circuit whose heads are known; and what its numbers prove."""
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -16,7 +15,7 @@ from gpt_lightning.interpret.scan import attention_maps, depth_scan
 from gpt_lightning.model import GPT, GPTConfig
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
 from tests.interpret.circuits import induction_circuit, repeated_sequences
-from tests.interpret.conftest import Largest, random_tokens, sharpened_gpt, with_checkpointed_blocks
+from tests.interpret.conftest import Largest, left_as_it_was, random_tokens, sharpened_gpt, with_checkpointed_blocks
 from tests.networks import VARIANTS
 
 PERIOD = 31
@@ -29,10 +28,6 @@ def uncertain_gpt(**options) -> GPT:
     with torch.no_grad():
         gpt.head.weight.mul_(0.25)
     return gpt
-
-
-def hooks_of(model: torch.nn.Module) -> list:
-    return [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
 
 
 def assert_same(measured: Ablation, expected: Ablation, **tolerance: float) -> None:
@@ -209,23 +204,15 @@ def test_a_network_in_bfloat16():
 def test_a_network_with_activation_checkpointing():
     gpt, tokens = sharpened_gpt(), random_tokens(2, 30)
     expected = ablate(gpt, tokens)
-    with_checkpointed_blocks(gpt)
-    assert_same(ablate(gpt, tokens), expected, atol=0, rtol=0)
-    assert hooks_of(gpt) == []
+    with left_as_it_was(with_checkpointed_blocks(gpt)):
+        assert_same(ablate(gpt, tokens), expected, atol=0, rtol=0)
 
 
 def test_the_network_is_left_as_it_was():
     gpt = sharpened_gpt(dropout=0.5).train()
     gpt.blocks[1].eval()  # a mixture, as when part of a network is frozen
-    modes = [module.training for module in gpt.modules()]
-    weights = copy.deepcopy(gpt.state_dict())
-    random_state = torch.get_rng_state()
-    first, second = ablate(gpt, random_tokens(2, 20)), ablate(gpt, random_tokens(2, 20))
-    assert hooks_of(gpt) == []
-    assert [module.training for module in gpt.modules()] == modes
-    assert torch.get_rng_state().equal(random_state)
-    assert all(gpt.state_dict()[name].equal(weight) for name, weight in weights.items())
-    assert torch.is_grad_enabled()
+    with left_as_it_was(gpt):
+        first, second = ablate(gpt, random_tokens(2, 20)), ablate(gpt, random_tokens(2, 20))
     assert not any(value.requires_grad for value in vars(first).values())
     assert_same(first, second, atol=0, rtol=0)  # in evaluation mode: without dropout, twice the same
 
@@ -235,7 +222,6 @@ def test_the_network_is_left_as_it_was_when_ablation_fails(call, monkeypatch):
     """The last layer runs first for the baseline, then with a head of the layer before it ablated, and so on."""
     gpt = sharpened_gpt(dropout=0.5).train()
     gpt.blocks[0].mlp.eval()
-    modes = [module.training for module in gpt.modules()]
     calls, mlp = [], gpt.blocks[1].mlp.forward
 
     def fail(*args):
@@ -246,11 +232,8 @@ def test_the_network_is_left_as_it_was_when_ablation_fails(call, monkeypatch):
         return fail() if len(calls) == call else mlp(x)
 
     monkeypatch.setattr(gpt.blocks[1].mlp, "forward", fail_at_call)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with left_as_it_was(gpt), pytest.raises(RuntimeError, match="out of memory"):
         ablate(gpt, random_tokens(2, 20), on_progress=fail)
-    assert hooks_of(gpt) == []
-    assert [module.training for module in gpt.modules()] == modes
-    assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize(

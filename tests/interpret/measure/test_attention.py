@@ -382,4 +382,4 @@ def test_a_pattern_is_causal_and_sums_to_one():
     pattern = attention_pattern(q, k)
     torch.testing.assert_close(pattern.sum(-1), torch.ones(2, 3, 70))
     assert pattern.triu(1).count_nonzero() == 0
-    torch.testing.assert_close(attention_pattern(q, k, 12), pattern[..., :12, :12])
+    torch.testing.assert_close(attention_pattern(q[:, :, :12], k[:, :, :12]), pattern[..., :12, :12])

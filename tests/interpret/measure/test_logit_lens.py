@@ -1,31 +1,22 @@
 """The logit lens against `transformers`, the network's own predictions, and a circuit whose streams are known."""
 
-import copy
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
-    CheckpointImpl,
-    apply_activation_checkpointing,
-    checkpoint_wrapper,
-)
 
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.measure import hooks
 from gpt_lightning.interpret.measure import logit_lens as logit_lens_module
 from gpt_lightning.interpret.measure.logit_lens import LogitLens, logit_lens
-from gpt_lightning.model import GPT, Block, GPTConfig
+from gpt_lightning.model import GPT, GPTConfig
 from tests.gpt2_oracle import copy_from_huggingface, random_huggingface_gpt2
 from tests.interpret.circuits import induction_circuit, repeated_sequences
-from tests.interpret.conftest import Largest, random_tokens, sharpened_gpt
+from tests.interpret.conftest import Largest, left_as_it_was, random_tokens, sharpened_gpt, with_checkpointed_blocks
 from tests.networks import VARIANTS
-
-
-def hooks_of(model: torch.nn.Module) -> list:
-    return [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
 
 
 def assert_same(lens: LogitLens, expected: LogitLens, **tolerance: float) -> None:
@@ -145,29 +136,18 @@ def test_a_network_in_bfloat16():
 def test_a_network_with_activation_checkpointing():
     gpt, tokens = sharpened_gpt(), random_tokens(2, 30)
     expected = logit_lens(gpt, tokens)
-    wrapper = partial(checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
-    apply_activation_checkpointing(gpt, wrapper, lambda module: isinstance(module, Block))
-    assert_same(logit_lens(gpt, tokens), expected, atol=0, rtol=0)
+    assert_same(logit_lens(with_checkpointed_blocks(gpt), tokens), expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_network_is_left_as_it_was(fails, monkeypatch):
     gpt = sharpened_gpt(dropout=0.5).train()
     gpt.blocks[1].eval()
-    modes = [module.training for module in gpt.modules()]
-    weights = copy.deepcopy(gpt.state_dict())
-    random_state = torch.get_rng_state()
+    tokens = random_tokens(2, 20)
     if fails:
         monkeypatch.setattr(gpt.blocks[1].mlp, "forward", lambda x: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            logit_lens(gpt, random_tokens(2, 20))
-    else:
-        assert_same(logit_lens(gpt, random_tokens(2, 20)), logit_lens(gpt, random_tokens(2, 20)), atol=0, rtol=0)
-    assert hooks_of(gpt) == []
-    assert [module.training for module in gpt.modules()] == modes
-    assert torch.get_rng_state().equal(random_state)
-    assert all(gpt.state_dict()[name].equal(weight) for name, weight in weights.items())
-    assert torch.is_grad_enabled()
+    with left_as_it_was(gpt), pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        assert_same(logit_lens(gpt, tokens), logit_lens(gpt, tokens), atol=0, rtol=0)
 
 
 def test_wrong_tokens_are_refused():
