@@ -274,7 +274,7 @@ def test_a_run_whose_directory_is_deleted_says_so(main, tmp_path, corpus_file, m
 
 def test_two_runs_started_at_once_get_directories_of_their_own(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from gpt_lightning import runs\n"
+        "import sys; from pathlib import Path; from gpt_lightning.checkpoints import runs\n"
         "print([runs.make_run(Path(sys.argv[1])).name for _ in range(50)])\n"
     )
     several = [subprocess.Popen([sys.executable, "-c", script, tmp_path], cwd=REPO, stdout=-1) for _ in range(3)]
