@@ -343,6 +343,7 @@ TAMPERED = {
     "a weight by number": lambda c: c["state_dict"].update({5: torch.zeros(1)}),
     "a weight in words": lambda c: c["state_dict"].update({"model.norm.weight": "x"}),
     "a weight of integers": lambda c: c["state_dict"].update({"model.norm.weight": torch.ones(16, dtype=torch.int8)}),
+    "a sparse weight": lambda c: c["state_dict"].update({"model.norm.weight": torch.ones(16).to_sparse()}),
     "a weight of another size": lambda c: c["state_dict"].update({"model.norm.weight": torch.ones(3)}),
     "a tokenizer of nothing": lambda c: c["TextDataModule"].update(tokenizer={}),
     "sequences in words": lambda c: c["TextDataModule"].update(validation_sequences="x"),
