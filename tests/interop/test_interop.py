@@ -424,7 +424,7 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path, trained_tokenizer, chang
 def test_without_a_tokenizer_the_message_asks_for_one(saved, bytes_directory, tmp_path):
     with pytest.raises(UserError, match=r"has 70 ids, fewer than there are bytes: there is no tokenizer for it"):
         load_checkpoint(saved, "bytes")
-    with pytest.raises(UserError, match=r"Nothing beside .* which tokenizer its 319 ids are of: give --tokenizer"):
+    with pytest.raises(UserError, match=r"Nothing beside .* which tokenizer its 319 ids belong to: give --tokenizer"):
         load_checkpoint(bytes_directory)
     their_network((1, 2, 16, 12, 256)).save_pretrained(tmp_path / "small")
     (tmp_path / "ranks").write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(bytes([b])), b) for b in range(256)))
