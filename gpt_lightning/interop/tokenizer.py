@@ -65,9 +65,9 @@ def _from_tokenizer_json(content: dict[str, Any]) -> tiktoken.Encoding:
 
 
 def _from_vocabulary(vocabulary: dict[str, int], merges: list, special: dict[str, int]) -> tiktoken.Encoding:
-    """GPT-2's files write each byte as a printable character, and list merges in the order in which they are made.
+    """A tokenizer from GPT-2's files, which write each byte as a printable character.
 
-    tiktoken makes the merge with the lowest id first, so ids have to rise in that order.
+    Their merges are in the order in which they are made. tiktoken goes by the ids, which have to rise in that order.
     """
     if END_OF_TEXT in vocabulary:
         special = {END_OF_TEXT: vocabulary[END_OF_TEXT]} | special
