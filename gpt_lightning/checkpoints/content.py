@@ -27,7 +27,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The raw checkpoint, as plain types and tensors mapped from the file. Nothing in it is executed (weights_only).
 
     Raises:
-        DamagedCheckpoint: the file is truncated, or some of its content is not what was written.
+        DamagedCheckpoint: the file is truncated, or its content has changed since it was written.
         UserError: the file is missing, not a checkpoint, or not one of this project.
     """
     path = Path(path)

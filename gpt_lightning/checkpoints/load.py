@@ -31,7 +31,7 @@ class LoadedCheckpoint:
 
 
 def load_own(content: Any, path: Path) -> LoadedCheckpoint:
-    """Build what is in the content of a checkpoint that train.py wrote.
+    """Build the network in the content of a train.py checkpoint, and look up what belongs to it.
 
     Raises:
         UserError: parts are missing or of another type, or the weights don't fit the sizes stated beside them.

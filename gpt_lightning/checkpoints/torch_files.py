@@ -22,7 +22,7 @@ def read_content(path: Path) -> Any:
     """The content of a file: plain types, and tensors mapped from it. Nothing in it is executed (weights_only).
 
     Raises:
-        DamagedCheckpoint: the file is truncated, or some of its content is not what was written.
+        DamagedCheckpoint: the file is truncated, or its content has changed since it was written.
         UserError: the file is missing, or holds more than plain data.
     """
     if not path.is_file():

@@ -17,7 +17,7 @@ from gpt_lightning.interop.tokenizer import find_tokenizer
 
 
 def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedCheckpoint:
-    """Load a network, its tokenizer, and what else the checkpoint holds for using it.
+    """Load a network, its tokenizer, and what else the checkpoint holds for analysing it.
 
     Args:
         path: A checkpoint of train.py, a directory of Hugging Face's GPT-2 or of `save_plain`, or nanoGPT's ckpt.pt.

@@ -14,7 +14,7 @@ OF_AUDIT = "runs/audit/version_0/checkpoints/last.ckpt"
 
 
 def test_a_run_is_audited_from_its_checkpoint_alone(must_work, tmp_path, corpus_file):
-    # Limited by epochs and time, of which the audit has to make more.
+    # The run is limited by epochs and time; the audit has to lift both limits.
     limits = ["--trainer.max_steps=-1", "--trainer.max_epochs=1", "--trainer.limit_train_batches=20"]
     limits += ["--trainer.max_time=00:00:05:00"]
     must_work("train.py", "fit", *TINY, *limits, f"--data.corpus={corpus_file}")

@@ -22,8 +22,8 @@ from tests.conftest import REPO
 from tests.whole_runs.conftest import LAST, PREVIOUS, RUN, scalars, step_of, train_in
 
 STEPS = 40
-# Two accumulated batches make an optimiser step, 42 an epoch. Validation is after batches 25, 50 and 75, of which the
-# first and the last lie inside an accumulation window.
+# Two accumulated batches make an optimiser step, and 42 an epoch. Validation comes after batches 25, 50 and 75; the
+# first and the last of these lie inside an accumulation window.
 OPTIONS = [
     *TINY,
     "--data.corpus=text.txt",
