@@ -131,7 +131,7 @@ def test_it_is_never_written(must_work, loaded):
     )
     assert out == f"{expected}\n"
     assert callbacks.sample(loaded.model, loaded.encoding, "the cat", 12, temperature=0) == expected
-    # Each time an unused id is sampled the text stays empty.
+    # An id without a token decodes to nothing: twelve of them would leave the text empty.
     sampled = "".join(generate_text(loaded.model, loaded.encoding, "the cat", Sampling(temperature=0.01), 12))
     assert sampled
 
