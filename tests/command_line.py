@@ -1,4 +1,4 @@
-"""Running the entry points the way a user does: as processes, on a tiny network."""
+"""Running entry points as a user does, as processes; and the options of a tiny network."""
 
 import os
 import subprocess
@@ -37,6 +37,5 @@ def environment() -> dict[str, str]:
 
 def run(script: str, *args: object, cwd: Path) -> subprocess.CompletedProcess:
     """Run to the end, whatever the exit status."""
-    return subprocess.run(
-        command(script, *args), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300
-    )
+    pipes = {"capture_output": True, "text": True}
+    return subprocess.run(command(script, *args), cwd=cwd, env=environment(), timeout=300, **pipes)

@@ -1,1 +1,1 @@
-"""Checkpoints: what a file holds, and loading what others wrote."""
+"""Checkpoints that train.py writes: saving, checking and loading them, and the directories they lie in."""

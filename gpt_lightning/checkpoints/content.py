@@ -1,6 +1,6 @@
-"""The content of a checkpoint that train.py wrote, as plain types and tensors: reading, checking and asking it.
+"""What a checkpoint of train.py holds, as plain types and tensors: reading it, checking it, and looking parts up.
 
-Nothing here builds a network, and nothing knows other projects' checkpoints.
+No weights are copied here, and other projects' checkpoints are unknown.
 """
 
 from dataclasses import asdict
@@ -13,91 +13,80 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from gpt_lightning.checkpoints.torch_files import read_content
+from gpt_lightning.checkpoints.torch_files import is_stored, read_content
 from gpt_lightning.data.tokenizer import tokenizer_from_state
 from gpt_lightning.errors import UserError
 from gpt_lightning.model import GPT, GPTConfig
 
 NETWORK_PREFIX = "model."  # GPTModule keeps the network in `.model`
 DATA_KEY = "TextDataModule"  # Lightning saves a datamodule's state under the name of its class
-MALFORMED = (TypeError, KeyError, ValueError, AttributeError)  # where something of another type stands
+MALFORMED = (TypeError, KeyError, ValueError, AttributeError)  # raised where a part is missing or of another type
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The raw checkpoint, as plain types and tensors mapped from the file. Nothing in it is executed (weights_only).
 
     Raises:
-        DamagedCheckpoint: the file is truncated, or some of its content is not what was written.
+        DamagedCheckpoint: the file is truncated, or its content has changed since it was written.
         UserError: the file is missing, not a checkpoint, or not one of this project.
     """
     path = Path(path)
     checkpoint = read_content(path)
-    check_content(checkpoint, path)
+    check_structure(checkpoint, path)
     return checkpoint
 
 
 def is_ours(content: Any) -> bool:
-    """Whether what a file holds looks like a checkpoint that train.py wrote."""
+    """Whether the content of a file looks like a checkpoint that train.py wrote."""
     return isinstance(content, dict) and DATA_KEY in content
 
 
-def check_content(checkpoint: Any, path: Path) -> None:
-    """Raise UserError unless train.py wrote this."""
+def check_structure(checkpoint: Any, path: Path) -> None:
+    """Raise UserError unless every part that readers need is there and has the right type."""
     try:
-        check_structure(checkpoint)
+        saved_config(checkpoint)
+        step, weights, data = checkpoint["global_step"], checkpoint["state_dict"], checkpoint[DATA_KEY]
+        sequences = data.get("validation_sequences")
+        as_written = (
+            isinstance(data["tokenizer"], dict)
+            and isinstance(step, int)
+            and 0 <= step < 2**53
+            and all(isinstance(name, str) and torch.is_floating_point(weight) for name, weight in weights.items())
+            and (sequences is None or (sequences.dim() == 2 and not sequences.is_floating_point()))
+            and all(isinstance(scan["step"], int) for scan in scans_in(checkpoint))
+            and all(is_stored(leaf) for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor))
+        )
+        if not as_written:
+            raise ValueError("a part is of another type or out of range")
     except MALFORMED as error:
         raise UserError(f"{path} is not a checkpoint that this project's train.py wrote.") from error
 
 
-def check_structure(checkpoint: dict[str, Any]) -> None:
-    """Raise one of MALFORMED unless everything that readers need is there, of the type it has to be."""
-    saved_config(checkpoint)
-    step, weights, data = checkpoint["global_step"], checkpoint["state_dict"], checkpoint[DATA_KEY]
-    sequences, scans = data.get("validation_sequences"), scans_in(checkpoint)
-    as_written = {
-        "tokenizer": isinstance(data["tokenizer"], dict),
-        "global_step": isinstance(step, int) and 0 <= step < 2**53,
-        "state_dict": all(
-            isinstance(name, str) and isinstance(values, Tensor) and values.is_floating_point()
-            for name, values in weights.items()
-        ),
-        "validation_sequences": sequences is None
-        or (isinstance(sequences, Tensor) and sequences.dim() == 2 and not sequences.is_floating_point()),
-        "scans": all(isinstance(scan["step"], int) for scan in scans),
-    }
-    tensors = [leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor)]
-    # A tensor may claim to be larger than what is stored, repeating it.
-    as_written["stored"] = all(t.nbytes <= t.untyped_storage().nbytes() for t in tensors)
-    if not all(as_written.values()):
-        raise ValueError(str(as_written))
-
-
 def check_training_state(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Raise UserError unless a run can go on from a checkpoint; Lightning would begin anew where a part is missing."""
-    needed = {"optimizer_states", "lr_schedulers", "loops"}
-    places = {"state_dict", "epoch_progress", "epoch_loop.state_dict", "epoch_loop.batch_progress"}
+    """Raise UserError unless a run can go on from a checkpoint; where a part is missing Lightning would begin anew."""
+    progress = {"state_dict", "epoch_progress", "epoch_loop.state_dict", "epoch_loop.batch_progress"}
     loops = checkpoint.get("loops")
-    is_there = needed <= checkpoint.keys() and isinstance(loops, dict) and places <= set(loops.get("fit_loop", ()))
+    complete = {"optimizer_states", "lr_schedulers"} <= checkpoint.keys() and isinstance(loops, dict)
     try:
         Version(checkpoint.get("pytorch-lightning_version"))
     except (InvalidVersion, TypeError):
-        is_there = False
-    if not is_there:
+        complete = False
+    if not complete or not progress <= set(loops.get("fit_loop", ())):
         raise UserError(f"{path} does not say where its run was: no run can go on from it.")
 
 
 def scans_in(checkpoint: dict[str, Any]) -> list[dict]:
-    """Records of the depth scans so far, oldest first."""
+    """Records of the run's depth scans, oldest first."""
     return checkpoint.get("callbacks", {}).get("DepthScan", {}).get("history", [])
 
 
 def saved_config(checkpoint: dict[str, Any]) -> GPTConfig:
-    """Sizes and options of the network in a checkpoint."""
+    """The sizes and options of the network."""
     return GPTConfig(**checkpoint["hyper_parameters"]["gpt"])
 
 
 def saved_tokenizer(checkpoint: dict[str, Any], path: str | Path) -> tiktoken.Encoding:
-    """The tokenizer in a checkpoint; UserError if it can't be used."""
+    """The tokenizer; UserError if it can't be used."""
     try:
         return tokenizer_from_state(checkpoint[DATA_KEY]["tokenizer"])
     except MALFORMED as error:
@@ -105,13 +94,13 @@ def saved_tokenizer(checkpoint: dict[str, Any], path: str | Path) -> tiktoken.En
 
 
 def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights by their names in the network."""
+    """The weights, by their names in the network."""
     weights = checkpoint["state_dict"].items()
     return {name.removeprefix(NETWORK_PREFIX): w for name, w in weights if name.startswith(NETWORK_PREFIX)}
 
 
 def check_weights(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Raise UserError unless the weights are those of a network of the sizes that are stated beside them."""
+    """Raise UserError unless the weights fit the network sizes stated beside them; it takes no memory to find out."""
     weights, config = network_weights(checkpoint), saved_config(checkpoint)
     try:
         if config.n_layer > len(weights) or f"blocks.{config.n_layer - 1}.mlp.down.weight" not in weights:
@@ -123,12 +112,11 @@ def check_weights(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def check_same_network(checkpoint: dict[str, Any], config: GPTConfig, path: str | Path) -> None:
-    """Raise UserError naming every field of the network in which a checkpoint differs from the configuration.
+    """Raise UserError naming every field in which a checkpoint's network differs from the configuration's.
 
     Dropout may differ: it has no weights.
     """
-    saved = asdict(saved_config(checkpoint))
-    wanted = asdict(config)
+    saved, wanted = asdict(saved_config(checkpoint)), asdict(config)
     differences = [f"{k} {saved[k]} (not {wanted[k]})" for k in saved if k != "dropout" and saved[k] != wanted[k]]
     if differences:
         raise UserError(

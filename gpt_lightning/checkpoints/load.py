@@ -1,4 +1,4 @@
-"""Loading a checkpoint of train.py outside training: network, tokenizer, a little text; no corpus and no Lightning."""
+"""Loading a checkpoint outside training: the network, its tokenizer and a little text; no corpus and no Lightning."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpt_lightning.checkpoints.content import (
     DATA_KEY,
-    check_content,
+    check_structure,
     check_weights,
     network_weights,
     saved_config,
@@ -21,23 +21,23 @@ from gpt_lightning.model import GPT
 
 @dataclass
 class LoadedCheckpoint:
-    """What a checkpoint holds for someone who wants to look at the network or sample from it."""
+    """What is needed to analyse a network or to sample from it."""
 
     model: GPT  # in eval mode, on the CPU, float32
     encoding: tiktoken.Encoding
-    step: int | None = None  # optimiser steps taken; None if it came from elsewhere
-    validation_sequences: Tensor | None = None  # (n, context_length) int64, as scanned during training
-    scans: list[dict] = field(default_factory=list)  # of the depth scans before this step, see interpret.result
+    step: int | None = None  # optimiser steps taken; None if another project trained it
+    validation_sequences: Tensor | None = None  # (n, context_length) int64, which the depth scans read
+    scans: list[dict] = field(default_factory=list)  # records of the depth scans before this step, see interpret.result
 
 
 def load_own(content: Any, path: Path) -> LoadedCheckpoint:
-    """Build the network of a checkpoint that `checkpoints.content.read_checkpoint` can read.
+    """Build the network in the content of a train.py checkpoint, and look up what belongs to it.
 
     Raises:
         UserError: parts are missing or of another type, or the weights don't fit the sizes stated beside them.
     """
-    check_content(content, path)
-    check_weights(content, path)  # before memory for the sizes is asked for
+    check_structure(content, path)
+    check_weights(content, path)  # before memory is taken for the network
     model = GPT(saved_config(content))
     model.load_state_dict(network_weights(content))
     sequences = content[DATA_KEY].get("validation_sequences")

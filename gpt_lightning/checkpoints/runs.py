@@ -1,6 +1,7 @@
-"""Where a run lies: `<runs_dir>/<experiment>/version_N/`, with `checkpoints/`, `config.yaml` and event files."""
+"""Directories of runs: `<runs_dir>/<experiment>/version_N/`, with `checkpoints/`, `config.yaml` and event files."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -14,7 +15,7 @@ LOCK = ".lock"
 
 
 def versions(experiment_dir: Path) -> list[int]:
-    """Numbers of the runs in a directory, ascending."""
+    """The numbers of an experiment's runs, ascending."""
     if not experiment_dir.is_dir():
         return []
     matches = (re.fullmatch(r"version_(\d+)", path.name) for path in experiment_dir.iterdir())
@@ -22,7 +23,7 @@ def versions(experiment_dir: Path) -> list[int]:
 
 
 def new_run(experiment_dir: Path) -> Path:
-    """The directory of the next run; it does not exist yet."""
+    """The directory of the next run, which does not exist yet."""
     return experiment_dir / f"version_{max(versions(experiment_dir), default=-1) + 1}"
 
 
@@ -30,11 +31,9 @@ def make_run(experiment_dir: Path) -> Path:
     """Make the directory of the next run. Two processes that do so at once get one each."""
     while True:
         run = new_run(experiment_dir)
-        try:
+        with suppress(FileExistsError):  # another process was faster: try the next number
             run.mkdir(parents=True)
             return run
-        except FileExistsError:
-            continue  # another process was faster
 
 
 def remove_if_empty(run: Path) -> None:
@@ -45,10 +44,10 @@ def remove_if_empty(run: Path) -> None:
 
 
 def lock(run: Path) -> BaseFileLock | None:
-    """Keep other processes from training in the same run, until this one ends, however it ends.
+    """Keep other processes from training in the same run until this process ends, however it ends.
 
     Returns:
-        The lock, to be kept; None on a file system without locks.
+        The lock, which the caller has to keep; None on a file system without locks.
 
     Raises:
         UserError: another process trains there.
@@ -66,11 +65,7 @@ def lock(run: Path) -> BaseFileLock | None:
 
 
 def last_run(experiment_dir: Path) -> Path:
-    """The newest run that left a checkpoint to go on from.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The newest run that left a checkpoint to go on from; UserError if there is none."""
     for version in reversed(versions(experiment_dir)):
         run = experiment_dir / f"version_{version}"
         if (run / LAST).is_file() or (run / PREVIOUS).is_file():
@@ -82,7 +77,7 @@ def last_run(experiment_dir: Path) -> Path:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run that a checkpoint file lies in, or None when it lies elsewhere."""
-    run = checkpoint.resolve().parent.parent
-    inside = checkpoint.parent.name == LAST.parent.name and re.fullmatch(r"version_\d+", run.name)
-    return checkpoint.parent.parent if inside else None
+    """The directory of the run that a checkpoint belongs to, or None if it lies elsewhere."""
+    run_name = checkpoint.resolve().parent.parent.name
+    in_run = checkpoint.parent.name == LAST.parent.name and re.fullmatch(r"version_\d+", run_name)
+    return checkpoint.parent.parent if in_run else None

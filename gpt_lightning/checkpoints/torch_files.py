@@ -1,4 +1,4 @@
-"""Reading files of `torch.save` as plain data, after comparing them with the checksums in them."""
+"""Reading files of `torch.save`, whoever wrote them: checksums first, and then plain data only."""
 
 import pickle
 import zipfile
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from gpt_lightning.errors import UserError
@@ -14,22 +15,20 @@ BLOCK_BYTES = 1 << 22
 
 
 class DamagedCheckpoint(UserError):
-    """The file is not what was written: truncated, or bits have changed."""
+    """A file is truncated, or its bits have changed since it was written."""
 
 
 def read_content(path: Path) -> Any:
-    """What a file of `torch.save` holds, whoever wrote it: plain types, and tensors mapped from the file.
-
-    Nothing in it is executed (weights_only).
+    """The content of a file: plain types, and tensors mapped from it. Nothing in it is executed (weights_only).
 
     Raises:
-        DamagedCheckpoint: the file is truncated, or some of its content is not what was written.
+        DamagedCheckpoint: the file is truncated, or its content has changed since it was written.
         UserError: the file is missing, or holds more than plain data.
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint at {path}.")
     try:
-        check_content(path)  # first: a damaged file is not unpickled at all
+        check_sums(path)  # first: a damaged file is not unpickled at all
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(
@@ -43,9 +42,8 @@ def read_content(path: Path) -> Any:
         ) from error
 
 
-def check_content(path: Path) -> None:
-    """Compare everything in a file of `torch.save`, which is a zip archive, with the checksums in it, as `torch.load`
-    does not.
+def check_sums(path: Path) -> None:
+    """Compare a file with the checksums in it, which `torch.load` does not; a file of `torch.save` is a zip archive.
 
     Raises:
         zipfile.BadZipFile: they differ, or torch did not write the archive.
@@ -53,9 +51,15 @@ def check_content(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise zipfile.BadZipFile("compressed")  # could unpack to more than there is memory
+            raise zipfile.BadZipFile("compressed")  # might unpack to more than fits into memory
         with tqdm(total=path.stat().st_size, desc=f"checking {path.name}", unit="B", unit_scale=True, delay=2) as bar:
             for member in members:
                 with archive.open(member) as file:
                     while block := file.read(BLOCK_BYTES):
                         bar.update(len(block))
+
+
+def is_stored(tensor: Tensor) -> bool:
+    """Whether the file holds every number of a tensor. It may also claim to be larger and repeat what is stored."""
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return dense and tensor.nbytes <= tensor.untyped_storage().nbytes()

@@ -1,1 +1,1 @@
-"""Text from a network: sampling options, sampling, and decoding tokens as they come."""
+"""Text from a network: the options of sampling, sampling itself, and decoding tokens into text as they come."""

@@ -1,4 +1,4 @@
-"""Sampling: from logits to tokens, on top of the KV cache. It knows tokens only, not text.
+"""Sampling: from logits to tokens, with the KV cache. Text is unknown here.
 
 Shapes: B sequences, T tokens, V vocabulary.
 """
@@ -22,17 +22,17 @@ def generate(
     n_ids: int | None = None,
     compiled: bool = False,
 ) -> Iterator[Tensor]:
-    """Continue `prompt_BT` (B, T) int64 without end, yielding the next token of every sequence, (B · samples,) int64.
+    """Continue `prompt_BT` (B, T) int64 without end; yield the next token of every sequence, (B · samples,) int64.
 
-    Past the end of the context it goes on from the context's second half. The caller puts the network into eval mode.
+    Past the end of the context, go on from its second half.
 
     Args:
-        gpt: The network.
-        prompt_BT: What to continue; of more tokens than the context holds, only the last are read.
+        gpt: The network, in eval mode.
+        prompt_BT: What to continue; only its last tokens are read if it is longer than the context.
         sampling: How each token is drawn.
         samples: How many continuations of each sequence; the prompt goes through the network once.
         n_ids: Sample only the first `n_ids` ids: in a vocabulary that was rounded up, the others stand for no token.
-        compiled: Compile the step. On a GPU this takes a minute, after which each token is much faster; on a CPU it
+        compiled: Compile the step. On a GPU this takes a minute and then makes each token much faster; on a CPU it
             does not pay.
 
     Raises:
@@ -42,7 +42,7 @@ def generate(
         raise ValueError("the prompt is empty; generation needs at least one token to start from")
     step = last_logits
     if compiled:
-        # fullgraph, static shapes: a step that would be compiled again for each token is an error instead of slow.
+        # fullgraph and static shapes turn a step that would be compiled anew for each token, slowly, into an error.
         step = torch.compile(last_logits, fullgraph=True, dynamic=False, mode="reduce-overhead")
     generator = torch.Generator().manual_seed(sampling.seed)
     context_length = gpt.config.context_length
@@ -69,13 +69,13 @@ def generate(
 
 
 def last_logits(gpt: GPT, tokens_BT: Tensor, cache: KVCache | StaticCache) -> Tensor:
-    """Logits (B, V) after the last token only; computing them for a prompt's other tokens would double the time."""
+    """Logits (B, V) after the last token; computing them for a prompt's other tokens too would double the time."""
     return gpt.head(gpt.hidden_states(tokens_BT, cache)[:, -1])
 
 
 def penalised(logits_BV: Tensor, text_BT: Tensor, penalty: float) -> Tensor:
-    """Logits in which those of tokens in `text_BT` are divided by `penalty` if positive and multiplied by it if
-    negative (Keskar et al. 2019, CTRL, section 4.1)."""
+    """Logits in which tokens of `text_BT` are penalised: positive logits are divided by `penalty`, negative ones
+    multiplied by it (Keskar et al. 2019, CTRL, section 4.1)."""
     if penalty == 1:
         return logits_BV
     seen_BT = logits_BV.gather(1, text_BT)
@@ -89,7 +89,7 @@ def sample(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) ->
     """
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1)
-    # The likeliest becomes 0, and the divisor no less than float32 holds: a tiny temperature gives no inf or nan.
+    # With a maximum of 0, and a divisor that the dtype can hold, a tiny temperature gives no inf or nan.
     logits_BV = logits_BV - logits_BV.amax(dim=-1, keepdim=True)
     logits_BV = logits_BV / max(sampling.temperature, torch.finfo(logits_BV.dtype).tiny)
     if sampling.top_k is not None and sampling.top_k < logits_BV.size(-1):
@@ -97,7 +97,7 @@ def sample(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) ->
         logits_BV = logits_BV.masked_fill(logits_BV < smallest_kept, -torch.inf)
     if sampling.top_p is not None and sampling.top_p < 1:
         sorted_BV, order_BV = logits_BV.softmax(-1).sort(descending=True, stable=True)
-        enough_BV = sorted_BV.cumsum(-1) - sorted_BV >= sampling.top_p  # before this one there was enough already
+        enough_BV = sorted_BV.cumsum(-1) - sorted_BV >= sampling.top_p  # without this one
         logits_BV = logits_BV.masked_fill(torch.zeros_like(enough_BV).scatter(1, order_BV, enough_BV), -torch.inf)
     if sampling.min_p is not None:
         probabilities_BV = logits_BV.softmax(-1)

@@ -1,4 +1,4 @@
-"""Options of text generation, without torch: generate.py's parser reads their ranges and defaults."""
+"""The options of text generation. They do not import torch, so that generate.py answers --help at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ SampleCount = number_type("SampleCount", int, "from 1 to 1024", (">=", 1), ("<="
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn; the filters apply in the order of the fields.
+    """How the next token is drawn: after the repetition penalty, the filters apply in the order of the fields.
 
     Args:
-        temperature: 0 takes the likeliest token, 1 samples as trained.
-        top_k: Only among the k likeliest.
-        top_p: Only among the fewest likeliest whose probabilities sum to this (Holtzman et al. 2020).
-        min_p: Only among those at least this share as likely as the likeliest (Nguyen et al. 2024).
+        temperature: 0 takes the likeliest token; 1 samples as trained.
+        top_k: Sample among the k likeliest tokens only.
+        top_p: Sample among the fewest likeliest whose probabilities sum to this (Holtzman et al. 2020).
+        min_p: Sample among those at least this share as likely as the likeliest (Nguyen et al. 2024).
         repetition_penalty: Above 1, makes tokens of the prompt and the continuation less likely (Keskar et al. 2019).
         seed: The same seed gives the same tokens.
 
@@ -42,9 +42,9 @@ class Extent:
 
     Args:
         samples: How many continuations of the prompt.
-        max_new_tokens: Length of each; None means up to the end of the context or, sliding, a context's length.
+        max_new_tokens: Length of each; None means to the end of the context or, with `slide`, a context's length.
         stop: Strings that end a continuation and are not part of it.
-        slide: Past the end of the context, go on from its second half; else asking for more is an error.
+        slide: Past the end of the context, go on from its second half; without it, asking for more is an error.
 
     Raises:
         UserError: names every option that is out of range.

@@ -1,4 +1,4 @@
-"""Text in, text out: encode a prompt, sample, and decode piece by piece without breaking a character in two."""
+"""Text in, text out: encode a prompt, sample tokens, and decode them without breaking a character in two."""
 
 import codecs
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from gpt_lightning.model import GPT
 
 
 class TextStream:
-    """Tokens of one sequence in, pieces of text out: complete characters, and no stop string nor the start of one.
+    """Decodes the tokens of one sequence into pieces of text: complete characters, and no part of a stop string.
 
     Bytes that are not UTF-8 come out as �. `ended` is true once a stop string or the end-of-text token has come.
     """
@@ -27,19 +27,19 @@ class TextStream:
         self._held = ""
 
     def feed(self, token: int) -> str:
-        """The text that can be shown now that this token has come."""
+        """The text that can be shown after this token."""
         if self.ended:
             return ""
         if self.encoding.is_special_token(token) and self.encoding.decode([token]) == END_OF_TEXT:
             return self.close()
         try:
             piece = self.encoding.decode_single_token_bytes(token)
-        except KeyError:  # an id without a token, which an untrained network may sample
+        except KeyError:  # an unused id, which an untrained network may sample
             piece = b""
         return self._pass_on(self._decoder.decode(piece))
 
     def close(self) -> str:
-        """End the text: what was held back."""
+        """End the text; return what was held back."""
         if self.ended:
             return ""
         text = self._pass_on(self._decoder.decode(b"", final=True))
@@ -63,15 +63,14 @@ class TextStream:
 def generate_texts(
     gpt: GPT, encoding: tiktoken.Encoding, prompt: str, sampling: Sampling, extent: Extent, compiled: bool = False
 ) -> Iterator[list[str]]:
-    """Yield continuations of `prompt` as they are sampled: for every token a piece of each continuation, complete
-    characters only, and at the end the pieces that were held back until then.
+    """Sample continuations of `prompt`: yield a piece of each after every token, and at the end what was held back.
 
-    A continuation ends as `extent` says, or with the network's end-of-text token.
+    Pieces are complete characters. A continuation ends as `extent` says, or with the end-of-text token.
 
     Args:
         gpt: The network, in eval mode.
         encoding: The tokenizer that it was trained with.
-        prompt: At least one token.
+        prompt: Text of at least one token.
         sampling: How each token is drawn.
         extent: How many continuations, and how long.
         compiled: As for `generate`.
@@ -93,13 +92,13 @@ def generate_texts(
 def generate_text(
     gpt: GPT, encoding: tiktoken.Encoding, prompt: str, sampling: Sampling, max_new_tokens: int | None = None
 ) -> Iterator[str]:
-    """One continuation, as by `generate_texts`: yields a piece for each token, and one more at the end."""
+    """As `generate_texts`, for one continuation."""
     for (piece,) in generate_texts(gpt, encoding, prompt, sampling, Extent(max_new_tokens=max_new_tokens)):
         yield piece
 
 
 def encode_prompt(encoding: tiktoken.Encoding, prompt: str) -> np.ndarray:
-    """Tokens of a prompt, at least one; UserError if there are none, or the prompt is not text."""
+    """The tokens of a prompt; UserError if there are none, or the prompt is not text."""
     try:
         tokens = encode_bytes(encoding, prompt.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError as error:
@@ -119,11 +118,10 @@ def room_for(prompt_length: int, context_length: int, extent: Extent) -> int:
             f"The prompt is {prompt_length} tokens long, but the network's context holds {context_length}, the "
             "continuation included; shorten the prompt."
         )
-    if extent.max_new_tokens is None:
-        return room
-    if extent.max_new_tokens > room and not extent.slide:
+    wanted = extent.max_new_tokens or room
+    if wanted > room and not extent.slide:
         raise UserError(
-            f"{extent.max_new_tokens} new tokens don't fit: the context holds {context_length}, and the prompt takes "
-            f"{prompt_length} of them; ask for at most {room}."
+            f"{wanted} new tokens don't fit: the context holds {context_length}, and the prompt takes {prompt_length} "
+            f"of them; ask for at most {room}."
         )
-    return extent.max_new_tokens
+    return wanted

@@ -1,4 +1,4 @@
-"""Checkpoints that travel: Hugging Face's GPT-2, nanoGPT's, and a plain form of our own.
+"""Checkpoints that travel: Hugging Face's GPT-2, nanoGPT's, and a plain directory of our own.
 
     python -m gpt_lightning.interop --checkpoint runs/…/last.ckpt --output DIRECTORY        for transformers
     python -m gpt_lightning.interop --checkpoint … --output DIRECTORY --format plain        any network

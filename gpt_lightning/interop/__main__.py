@@ -1,6 +1,6 @@
-"""Write a checkpoint in a form that other projects read."""
+"""`python -m gpt_lightning.interop`: write a checkpoint in a format that other projects read."""
 
-import argparse
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
 from gpt_lightning.command_line import OneLineParser, clear_errors
@@ -10,13 +10,10 @@ from gpt_lightning.interop.any_checkpoint import load_checkpoint
 
 
 def main() -> None:
-    """Parse, load, write, name the files."""
-    parser = OneLineParser(
-        prog="python -m gpt_lightning.interop",
-        description=usage,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="what to write in another form")
+    """Parse, load, write, and print the names of the files."""
+    command = "python -m gpt_lightning.interop"
+    parser = OneLineParser(command, description=usage, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="what to write in another format")
     parser.add_argument("--tokenizer", help="bytes, gpt2 or a ranks file, for a network that comes without a tokenizer")
     parser.add_argument("--output", type=Path, required=True, metavar="DIRECTORY", help="where to write it")
     parser.add_argument("--format", choices=["huggingface", "plain"], default="huggingface")

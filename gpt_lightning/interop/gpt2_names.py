@@ -1,11 +1,11 @@
-"""GPT-2's sizes and weights under the names that its other implementations give them, which all follow OpenAI's."""
+"""GPT-2 in other projects: the names of its sizes and weights, which all follow OpenAI's, and its vocabulary sizes."""
 
+from gpt_lightning.data.tokenizer import GPT2_VOCABULARY_SIZE
+from gpt_lightning.model import padded_vocabulary
+
+VOCABULARY_SIZES = (GPT2_VOCABULARY_SIZE, padded_vocabulary(GPT2_VOCABULARY_SIZE))  # as published, and rounded up
 SIZES = {"n_layer": "n_layer", "n_head": "n_head", "d_model": "n_embd", "vocab_size": "vocab_size"}
-OUTSIDE_BLOCKS = {
-    "token_embedding": "wte",
-    "position_embedding": "wpe",
-    "norm": "ln_f",
-}
+OUTSIDE_BLOCKS = {"token_embedding": "wte", "position_embedding": "wpe", "norm": "ln_f"}
 IN_BLOCKS = {
     "norm1": "ln_1",
     "attention.qkv": "attn.c_attn",
@@ -17,7 +17,7 @@ IN_BLOCKS = {
 
 
 def their_name(ours: str) -> str:
-    """The name of one of our network's weights in theirs.
+    """Their name of one of our weights.
 
     >>> their_name("blocks.3.mlp.up.bias")
     'transformer.h.3.mlp.c_fc.bias'

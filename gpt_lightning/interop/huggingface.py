@@ -10,26 +10,25 @@ from torch import Tensor
 
 from gpt_lightning.data.tokenizer import END_OF_TEXT, GPT2_VOCABULARY_SIZE
 from gpt_lightning.errors import UserError
-from gpt_lightning.interop.gpt2_names import IN_BLOCKS, SIZES, their_name
+from gpt_lightning.interop.gpt2_names import IN_BLOCKS, SIZES, VOCABULARY_SIZES, their_name
 from gpt_lightning.interop.network_files import (
     CONFIG,
-    WeightFiles,
     fill,
     network_config,
     read_json,
+    read_weights,
     stored_shapes,
     write_network,
 )
 from gpt_lightning.interop.tokenizer import save_tokenizer
-from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
+from gpt_lightning.model import GPT, GPTConfig
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 THEIR_SIZES = SIZES | {"context_length": "n_positions"}
-# The weight of a linear layer is stored as (in, out), as their "Conv1D" has it.
+# Their linear layers ("Conv1D") store weights as (in, out), ours as (out, in).
 TRANSPOSED = tuple(f"{name}.weight" for name in IN_BLOCKS.values() if "c_" in name)
-# What a GPT-2 checkpoint says under these keys, if it has them.
-ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_erf"}
-AS_GPT2 = {
+ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_erf"}  # theirs → ours
+AS_GPT2 = {  # what can be read; all keys but the first may be missing and then mean the first value
     "model_type": ("gpt2",),
     "activation_function": tuple(ACTIVATIONS),
     "layer_norm_epsilon": (1e-5,),
@@ -37,7 +36,7 @@ AS_GPT2 = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
-MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks, which old files keep among the weights
+MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks, which old files hold among the weights
 
 
 def load_huggingface(directory: str | Path) -> GPT:
@@ -47,12 +46,11 @@ def load_huggingface(directory: str | Path) -> GPT:
     the checkpoint's `resid_pdrop`.
 
     Raises:
-        UserError: files are missing or damaged, it is another architecture, or the weights don't fit the sizes.
+        UserError: files are missing or damaged, the architecture is another, or the weights don't fit the sizes.
     """
     directory = Path(directory)
     config = _network_config(read_json(directory / CONFIG), directory / CONFIG)
-    weights = WeightFiles(_weight_files(directory), _full_name)
-    return fill(config, weights.shapes, weights.read, directory, their_name, TRANSPOSED)
+    return fill(config, read_weights(_weight_files(directory), _full_name), directory, their_name, TRANSPOSED)
 
 
 def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encoding | None = None) -> list[Path]:
@@ -69,7 +67,7 @@ def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encod
         The files.
 
     Raises:
-        UserError: the network has something that GPT-2 lacks, e.g. rotary positions.
+        UserError: the network has an option that GPT-2 lacks, such as rotary positions.
         OSError: the files can't be written.
     """
     directory, c = Path(directory), model.config
@@ -77,8 +75,7 @@ def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encod
     if encoding is not None:
         end_of_text = encoding.encode_single_token(END_OF_TEXT) if END_OF_TEXT in encoding.special_tokens_set else None
     else:
-        is_gpt2s = c.vocab_size in (GPT2_VOCABULARY_SIZE, padded_vocabulary(GPT2_VOCABULARY_SIZE))
-        end_of_text = GPT2_VOCABULARY_SIZE - 1 if is_gpt2s else None
+        end_of_text = GPT2_VOCABULARY_SIZE - 1 if c.vocab_size in VOCABULARY_SIZES else None
     config = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -96,15 +93,11 @@ def save_huggingface(model: GPT, directory: str | Path, encoding: tiktoken.Encod
 
 
 def _their_weights(gpt: GPT) -> dict[str, Tensor]:
-    """Weights by their names; a bias that the network lacks is zeros.
-
-    Raises:
-        UserError: the network has something that GPT-2 lacks.
-    """
+    """The weights under their names, with zeros for biases that the network lacks; UserError as `save_huggingface`."""
     config = gpt.config
     gpt2 = {"position": ["learned"], "norm": ["layer"], "qk_norm": [False], "activation": ["gelu", "gelu_erf"]}
-    if beyond := [f"{name}: {getattr(config, name)}" for name in gpt2 if getattr(config, name) not in gpt2[name]]:
-        raise UserError(f"GPT-2 has no {', no '.join(beyond)}: such a network cannot be written in its format.")
+    if lacking := [f"{name}: {getattr(config, name)}" for name in gpt2 if getattr(config, name) not in gpt2[name]]:
+        raise UserError(f"GPT-2 has no {', no '.join(lacking)}: such a network cannot be written in its format.")
     ours, written = gpt.state_dict(), {}
     for name, shape in stored_shapes(replace(config, bias=True)).items():
         weight, theirs = ours[name] if name in ours else torch.zeros(shape), their_name(name)
@@ -136,14 +129,14 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS]
     if not (directory / INDEX).is_file():
         raise UserError(f"There is no {WEIGHTS} in {directory}; other formats can run code and are not read.")
-    names = read_json(directory / INDEX).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
+    files = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(f, str) and Path(f).name == f for f in files.values()):
         raise UserError(f"{directory / INDEX} has no weight_map from weights to files beside it.")
-    return [directory / name for name in sorted(set(names.values()))]
+    return [directory / name for name in sorted(set(files.values()))]
 
 
 def _full_name(name: str) -> str | None:
-    """With "transformer." in front, which OpenAI's own conversion leaves out; None for causal masks."""
+    """A weight's name with "transformer." in front, which the first conversions left out; None for causal masks."""
     if name.endswith(MASKS):
         return None
     return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"

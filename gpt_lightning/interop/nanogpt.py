@@ -1,26 +1,25 @@
-"""nanoGPT's `ckpt.pt`: one file of torch.save with `model_args` and `model`."""
+"""nanoGPT's `ckpt.pt`: one file of `torch.save` with the sizes in `model_args` and the weights in `model`."""
 
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from gpt_lightning.checkpoints.torch_files import read_content
+from gpt_lightning.checkpoints.torch_files import is_stored, read_content
 from gpt_lightning.errors import UserError
 from gpt_lightning.interop.gpt2_names import SIZES, their_name
 from gpt_lightning.interop.network_files import fill, network_config
 from gpt_lightning.model import GPT
 
-COMPILED = "_orig_mod."  # in front of each name if the network was compiled when it was saved
-MASK = ".attn.bias"  # a causal mask, which nanoGPT keeps among the weights under old versions of torch
+COMPILED = "_orig_mod."  # before each name if the network was compiled when it was saved
+MASK = ".attn.bias"  # a causal mask, which nanoGPT holds among the weights under old versions of torch
 
 
 def load_nanogpt(path: str | Path) -> GPT:
     """The network of a nanoGPT checkpoint, in evaluation mode, float32, on the CPU. Nothing in the file is executed.
 
     Raises:
-        UserError: there is no file, it is not nanoGPT's, or the weights don't fit the sizes.
+        UserError: the file is missing or damaged, it is not nanoGPT's, or the weights don't fit the sizes.
     """
     return nanogpt_network(read_content(Path(path)), Path(path))
 
@@ -32,7 +31,7 @@ def is_nanogpt(checkpoint: Any) -> bool:
 
 
 def nanogpt_network(checkpoint: Any, path: Path) -> GPT:
-    """The network in the content of `path`; UserError as `load_nanogpt`."""
+    """The network in a file's content; UserError as `load_nanogpt`."""
     if not is_nanogpt(checkpoint):
         raise UserError(f"{path} is not a checkpoint of nanoGPT: it has no model or no model_args.")
     args = checkpoint["model_args"]
@@ -46,15 +45,9 @@ def nanogpt_network(checkpoint: Any, path: Path) -> GPT:
     )
     weights = {}
     for name, weight in checkpoint["model"].items():
-        if not (isinstance(name, str) and is_stored(weight)):
+        complete = isinstance(weight, Tensor) and is_stored(weight) and weight.is_floating_point()
+        if not (isinstance(name, str) and complete):
             raise UserError(f"{path} has a weight {name!r} that is not a complete tensor of floating-point numbers.")
         if not name.endswith(MASK):
             weights[name.removeprefix(COMPILED)] = weight
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    return fill(config, shapes, weights.__getitem__, path, their_name)
-
-
-def is_stored(weight: Any) -> bool:
-    """Whether this is a floating-point tensor, each number of which has a place of its own in the file."""
-    plain = isinstance(weight, Tensor) and weight.layout == torch.strided and weight.device.type == "cpu"
-    return plain and weight.is_floating_point() and weight.nbytes <= weight.untyped_storage().nbytes()
+    return fill(config, weights, path, their_name)

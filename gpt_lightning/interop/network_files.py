@@ -1,6 +1,6 @@
-"""Files of networks: JSON and safetensors, read into a network only when they fit its sizes.
+"""A network in JSON and safetensors files: reading and writing them, and a network from weights that fit its sizes.
 
-Sizes are compared on the "meta" device, which has no memory: no file makes us ask for more than it holds itself.
+Sizes are compared on the "meta" device, which takes no memory, so no file can claim more memory than it fills itself.
 """
 
 import json
@@ -21,7 +21,7 @@ CONFIG = "config.json"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; UserError if there is none."""
+    """The object in a JSON file; UserError if the file is missing, or holds none."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
@@ -33,38 +33,37 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-class WeightFiles:
-    """Weights by name in several safetensors files, which are mapped into memory.
+def read_weights(paths: list[Path], rename: Callable[[str], str | None] = lambda name: name) -> dict[str, Tensor]:
+    """The weights in safetensors files, mapped from them, by name; without those that `rename` makes None.
 
     Raises:
         UserError: a file is missing, damaged, or not what its header says.
     """
-
-    def __init__(self, paths: list[Path], rename: Callable[[str], str | None] = lambda name: name) -> None:
-        self._place: dict[str, tuple[Any, str]] = {}
-        for path in paths:
-            if not path.is_file():
-                raise UserError(f"There is no {path}.")
-            try:
-                file = safe_open(path, "pt")
-                self._place |= {rename(name): (file, name) for name in file.keys()}  # noqa: SIM118  not a dict
-            except SafetensorError as error:
-                raise UserError(f"{path} is not a complete safetensors file: {error}.") from error
-        self._place.pop(None, None)
-        self.shapes = {name: tuple(f.get_slice(key).get_shape()) for name, (f, key) in self._place.items()}
-
-    def read(self, name: str) -> Tensor:
-        """One weight; UserError if its numbers are not floating-point, as quantised ones are."""
-        file, key = self._place[name]
-        weight = file.get_tensor(key)
-        if not weight.is_floating_point():
-            raise UserError(f"{name} is stored as {weight.dtype}, not as floating-point numbers.")
-        return weight
+    weights = {}
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"There is no {path}.")
+        try:
+            with safe_open(path, "pt") as file:
+                names = {rename(name): name for name in file.keys()}  # noqa: SIM118  not a dict
+                weights |= {new: file.get_tensor(name) for new, name in names.items() if new is not None}
+        except SafetensorError as error:
+            raise UserError(f"{path} is not a complete safetensors file: {error}.") from error
+    return weights
 
 
 def network_config(given: Mapping[str, Any], names: Mapping[str, str], where: Path, **options: Any) -> GPTConfig:
-    """The network of a configuration that the file `where` holds, which has its own `names` for fields of `GPTConfig`;
-    `options` are more fields. UserError if one is missing, or there can be no such network."""
+    """The configuration of a network that another file describes.
+
+    Args:
+        given: What the file says.
+        names: From fields of `GPTConfig` to their names there.
+        where: The file, for messages.
+        options: More fields of `GPTConfig`.
+
+    Raises:
+        UserError: a field is missing, or there can be no such network.
+    """
     if missing := [theirs for theirs in names.values() if theirs not in given]:
         raise UserError(f"{where} does not say {', '.join(missing)}.")
     try:
@@ -74,7 +73,7 @@ def network_config(given: Mapping[str, Any], names: Mapping[str, str], where: Pa
 
 
 def stored_shapes(config: GPTConfig) -> dict[str, torch.Size]:
-    """Shapes of the weights that are stored of such a network; a tied head is the token embedding."""
+    """The shapes of the weights to store, by our names; a tied head is the token embedding and not stored."""
     with torch.device("meta"):
         shapes = {name: weight.shape for name, weight in GPT(config).state_dict().items()}
     if config.tie_weights:
@@ -84,51 +83,49 @@ def stored_shapes(config: GPTConfig) -> dict[str, torch.Size]:
 
 def fill(
     config: GPTConfig,
-    shapes: Mapping[str, tuple[int, ...]],
-    read: Callable[[str], Tensor],
+    weights: Mapping[str, Tensor],
     where: Path,
     their_name: Callable[[str], str] = lambda ours: ours,
     transposed: tuple[str, ...] = (),
 ) -> GPT:
-    """A network of these sizes, in evaluation mode and float32, with the weights that `read(their name)` returns.
+    """A network with the weights that a file holds, in evaluation mode and float32.
 
     Args:
         config: Its sizes and options.
-        shapes: Of all the weights that can be read, by their names.
-        read: From their name to the weight.
-        where: What is read, for messages.
+        weights: By their names.
+        where: The file, for messages.
         their_name: From our name of a weight to theirs.
         transposed: Ends of their names of weights that are (in, out), where ours are (out, in).
 
     Raises:
-        UserError: a weight is missing, of another shape, or one that such a network has not.
+        UserError: a weight is missing, has another shape, is not of floating-point numbers, or has no place here.
     """
-    if config.n_layer > len(shapes):  # first: to build a billion layers takes long, even without memory
-        raise UserError(f"{where} holds {len(shapes):,} weights, too few for {config.n_layer:,} layers.")
-    expected = stored_shapes(config)
-    theirs = {ours: their_name(ours) for ours in expected}
-    for ours, name in theirs.items():
-        if name not in shapes:
+    if config.n_layer > len(weights):  # first: to build a billion layers takes long, even without memory
+        raise UserError(f"{where} holds {len(weights):,} weights, too few for {config.n_layer:,} layers.")
+    expected = {their_name(ours): (ours, shape) for ours, shape in stored_shapes(config).items()}
+    for name, (_, shape) in expected.items():
+        if name not in weights:
             raise UserError(f"{where} has no weight {name}.")
-        shape = tuple(expected[ours][::-1] if name.endswith(transposed) else expected[ours])
-        if shapes[name] != shape:
-            raise UserError(f"{where} has {name} of shape {shapes[name]}, but its sizes ask for {shape}.")
-    if more := sorted(shapes.keys() - theirs.values() - {their_name("head.weight")}):
+        actual, wanted = tuple(weights[name].shape), tuple(shape[::-1] if name.endswith(transposed) else shape)
+        if actual != wanted:
+            raise UserError(f"{where} has {name} of shape {actual}, but its sizes ask for {wanted}.")
+    if more := sorted(weights.keys() - expected.keys() - {their_name("head.weight")}):
         raise UserError(f"{where} has {more[0]}, for which a network of its sizes and options has no place.")
     gpt = GPT(config)
-    weights = gpt.state_dict()
-    for ours, name in theirs.items():
-        weight = read(name)
-        weights[ours].copy_(weight.mT if name.endswith(transposed) else weight)
+    state = gpt.state_dict()
+    for name, (ours, _) in expected.items():
+        weight = weights[name]
+        if not weight.is_floating_point():  # such as quantised ones
+            raise UserError(f"{name} is stored as {weight.dtype}, not as floating-point numbers.")
+        state[ours].copy_(weight.mT if name.endswith(transposed) else weight)
     return gpt.eval()
 
 
 def write_network(directory: Path, config: dict[str, Any], weights_name: str, weights: dict[str, Tensor]) -> list[Path]:
-    """Write `config.json` and the weights, in float32, each atomically; return their paths."""
-    paths = [directory / CONFIG, directory / weights_name]
+    """Write the weights, in float32, and `config.json`, each atomically; return the paths of both."""
     weights = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
-    with atomic_file(paths[1]) as file:
+    with atomic_file(directory / weights_name) as file:
         file.write(save(weights, metadata={"format": "pt"}))
-    with atomic_file(paths[0]) as file:
+    with atomic_file(directory / CONFIG) as file:
         file.write(json.dumps(config, indent=2).encode() + b"\n")
-    return paths
+    return [directory / CONFIG, directory / weights_name]

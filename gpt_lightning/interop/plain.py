@@ -1,4 +1,4 @@
-"""Our own network as a plain directory: `config.json`, `weights.safetensors`, and the tokenizer if there is one."""
+"""Any network of ours as a plain directory: `config.json`, `weights.safetensors`, and the tokenizer if it has one."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,10 +7,10 @@ import tiktoken
 
 from gpt_lightning.interop.network_files import (
     CONFIG,
-    WeightFiles,
     fill,
     network_config,
     read_json,
+    read_weights,
     stored_shapes,
     write_network,
 )
@@ -22,11 +22,7 @@ WEIGHTS = "weights.safetensors"
 
 
 def save_plain(model: GPT, directory: str | Path, encoding: tiktoken.Encoding | None = None) -> list[Path]:
-    """Write a network, whatever its options, in float32, and its tokenizer.
-
-    Returns:
-        The files.
-    """
+    """Write a network, whatever its options, in float32, and its tokenizer; return the paths of the files."""
     directory, ours = Path(directory), model.state_dict()
     config = {"model_type": MODEL_TYPE, **asdict(model.config)}
     files = write_network(directory, config, WEIGHTS, {name: ours[name] for name in stored_shapes(model.config)})
@@ -34,13 +30,13 @@ def save_plain(model: GPT, directory: str | Path, encoding: tiktoken.Encoding | 
 
 
 def is_plain(directory: Path) -> bool:
-    """Whether `save_plain` wrote this directory, by what its config says."""
+    """Whether a directory's config says that `save_plain` wrote it."""
     path = directory / CONFIG
     return path.is_file() and read_json(path).get("model_type") == MODEL_TYPE
 
 
 def load_plain(directory: str | Path) -> GPT:
-    """The network that `save_plain` wrote, in evaluation mode, on the CPU.
+    """The network that `save_plain` wrote, in evaluation mode, float32, on the CPU.
 
     Raises:
         UserError: files are missing or damaged, or the weights don't fit the sizes.
@@ -48,5 +44,4 @@ def load_plain(directory: str | Path) -> GPT:
     directory = Path(directory)
     fields = {name: value for name, value in read_json(directory / CONFIG).items() if name != "model_type"}
     config = network_config(fields, {name: name for name in fields}, directory / CONFIG)
-    weights = WeightFiles([directory / WEIGHTS])
-    return fill(config, weights.shapes, weights.read, directory)
+    return fill(config, read_weights([directory / WEIGHTS]), directory)

@@ -1,4 +1,4 @@
-"""The tokenizer beside weights that came from elsewhere: our own file, or Hugging Face's of GPT-2's kind."""
+"""The tokenizer beside a network's weights: in our own file, or in Hugging Face's if it is of GPT-2's kind."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def find_tokenizer(directory: Path) -> tiktoken.Encoding | None:
     """The tokenizer that a directory holds, or None.
 
     Raises:
-        UserError: there is one, but it is damaged or not byte-level BPE like GPT-2's.
+        UserError: it is damaged, or not byte-level BPE like GPT-2's.
     """
     try:
         if (directory / OURS).is_file():
@@ -54,18 +54,21 @@ def find_tokenizer(directory: Path) -> tiktoken.Encoding | None:
 
 
 def _from_tokenizer_json(content: dict[str, Any]) -> tiktoken.Encoding:
-    model, before = content["model"], content["pre_tokenizer"]
-    plain = {"type": "ByteLevel", "add_prefix_space": False}
-    if model["type"] != "BPE" or any(before.get(key) != value for key, value in plain.items()):
+    model, splitting = content["model"], content["pre_tokenizer"]
+    gpt2s = model["type"] == "BPE" and splitting.get("type") == "ByteLevel"
+    if not gpt2s or splitting.get("add_prefix_space") is not False or splitting.get("use_regex") is False:
         raise ValueError("it splits text in another way")
-    if content.get("normalizer") is not None or before.get("use_regex") is False:
-        raise ValueError("it changes the text or splits it in another way")
+    if content.get("normalizer") is not None:
+        raise ValueError("it changes the text")
     special = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
     return _from_vocabulary(model["vocab"], model["merges"], special)
 
 
 def _from_vocabulary(vocabulary: dict[str, int], merges: list, special: dict[str, int]) -> tiktoken.Encoding:
-    """GPT-2's files write each byte as a printable character; tiktoken makes the merge with the lowest id first."""
+    """A tokenizer from GPT-2's files, which write each byte as a printable character.
+
+    Their merges are in the order in which they are made. tiktoken goes by the ids, which have to rise in that order.
+    """
     if END_OF_TEXT in vocabulary:
         special = {END_OF_TEXT: vocabulary[END_OF_TEXT]} | special
     byte = byte_of_character()

@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: atomic files, plain data, one clear sentence."""
+"""Saving checkpoints atomically, and loading them: only what train.py wrote is taken for one of ours."""
 
 from dataclasses import asdict
 
@@ -27,7 +27,7 @@ def test_an_interrupted_save_leaves_the_file_before_it(tmp_path):
 
 
 def test_a_save_replaces_the_file_instead_of_writing_into_it(tmp_path):
-    """Who reads the old file meanwhile, memory-mapped perhaps, keeps it."""
+    """A reader that has mapped the old file keeps it."""
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"tensor": torch.zeros(1000)}, path)
     mapped = torch.load(path, mmap=True, weights_only=True)["tensor"]

@@ -1,4 +1,4 @@
-"""Where runs lie, and which one is the last."""
+"""The directories of runs: the next one, the last one that can be resumed, and that of a checkpoint."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Decoding with the cache equals decoding without it; sampling and text at their edges."""
+"""Decoding with the cache equals decoding without it; the edge cases of sampling, prompts and stop strings."""
 
 import base64
 import dataclasses
@@ -80,7 +80,7 @@ def test_logits_with_shapes_that_never_change_equal_those_without_a_cache(gpt, l
 
 
 def test_a_decoding_step_is_captured_once_whatever_its_position(gpt):
-    """Tests how torch.compile captures the step, which works everywhere, not the code that it writes for a GPU."""
+    """How torch.compile captures the step can be tested everywhere, unlike the code that it then writes for a GPU."""
     captured = []
 
     def count(graph, inputs):
@@ -135,7 +135,7 @@ def test_the_same_seed_gives_the_same_text(gpt):
 
 
 def test_characters_of_several_bytes_are_never_split(tiny_config):
-    """A network that can only say the three bytes of "€", one after the other."""
+    """With a network that can only say the three bytes of "€", one after the other."""
     gpt = GPT(tiny_config)
     euro = "€".encode()
     follows = {euro[0]: euro[1], euro[1]: euro[2], euro[2]: euro[0]}
@@ -166,7 +166,7 @@ def test_prompts_that_cannot_work_say_why(gpt, prompt, new, message):
 
 
 def allowed(logits, **options):
-    """The tokens that `sample` can draw, found by drawing very often."""
+    """The tokens that `sample` draws in very many trials."""
     return set(draw(logits.expand(20_000, -1), Sampling(**options)).tolist())
 
 

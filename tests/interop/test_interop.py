@@ -1,4 +1,4 @@
-"""Reading and writing other projects' checkpoints, against `transformers` in both directions."""
+"""Checkpoints from and to other projects, compared with `transformers` in both directions; our plain directory too."""
 
 import base64
 import json
@@ -20,15 +20,11 @@ from gpt_lightning.interop import load_huggingface, load_nanogpt, load_plain, sa
 from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from gpt_lightning.interop.tokenizer import find_tokenizer, save_tokenizer
 from gpt_lightning.model import GPT, GPTConfig, padded_vocabulary
+from tests.conftest import REPO
 
-REPO = Path(__file__).parents[2]
 transformers = pytest.importorskip("transformers")
 
-SHAPES = {
-    "small": (1, 2, 16, 12, 50),
-    "deep": (3, 1, 8, 7, 300),
-    "wide": (2, 8, 64, 20, 65),
-}
+SHAPES = {"small": (1, 2, 16, 12, 50), "deep": (3, 1, 8, 7, 300), "wide": (2, 8, 64, 20, 65)}
 
 
 def their_network(shape=(2, 4, 32, 16, 70), tied=True, activation="gelu_new"):
@@ -38,8 +34,7 @@ def their_network(shape=(2, 4, 32, 16, 70), tied=True, activation="gelu_new"):
     options = {"tie_word_embeddings": tied, "activation_function": activation}
     config = transformers.GPT2Config(**sizes, vocab_size=vocab_size, **options)
     torch.manual_seed(0)
-    network = transformers.GPT2LMHeadModel(config).eval()
-    return randomised(network)
+    return randomised(transformers.GPT2LMHeadModel(config).eval())
 
 
 def randomised(network):
@@ -47,6 +42,11 @@ def randomised(network):
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     return network
+
+
+def write_ranks(path: Path, ids=range(256)) -> None:
+    """Write a file of tiktoken ranks that gives each byte one of `ids`."""
+    path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(bytes([byte])), i) for byte, i in enumerate(ids)))
 
 
 def random_ids(vocab_size, length, batch=2):
@@ -61,7 +61,7 @@ def assert_same_logits(ours, theirs):
 
 @pytest.fixture
 def saved(tmp_path):
-    """A directory with Hugging Face's checkpoint."""
+    """A directory with a checkpoint of Hugging Face's."""
     their_network().save_pretrained(tmp_path)
     return tmp_path
 
@@ -260,7 +260,7 @@ def test_quantised_weights_are_refused(saved):
 
 
 def nanogpt_checkpoint(prefix="", bias=True):
-    """Their network, and the checkpoint that nanoGPT's train.py would save of it, with linear layers as (out, in)."""
+    """What nanoGPT's train.py would save, with linear layers as (out, in), and the same network of Hugging Face's."""
     theirs = their_network(activation="gelu")  # nanoGPT's is exact, GPT-2's the tanh form
     if not bias:
         with torch.no_grad():
@@ -331,7 +331,7 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path, content):
         load_nanogpt(tmp_path / "ckpt.pt")
 
 
-# ---- our own plain form
+# ---- our plain directory
 
 
 @pytest.mark.parametrize("option", [{}, {"position": "rope", "tie_weights": False}, {"norm": "rms", "bias": False}])
@@ -373,7 +373,7 @@ TEXT = "The quick brown fox doesn't jump over 1,234 lazy dogs, naïve as they ar
 
 @pytest.fixture(scope="module")
 def trained_tokenizer(tmp_path_factory):
-    """A byte-level BPE that the `tokenizers` library trained, in a directory of each form; and the ids of TEXT."""
+    """A byte-level BPE from the `tokenizers` library: a directory for each of its two forms, and the ids of TEXT."""
     tokenizers = pytest.importorskip("tokenizers")
     directory = tmp_path_factory.mktemp("tokenizer")
     trained = tokenizers.ByteLevelBPETokenizer()
@@ -424,16 +424,16 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path, trained_tokenizer, chang
 def test_without_a_tokenizer_the_message_asks_for_one(saved, bytes_directory, tmp_path):
     with pytest.raises(UserError, match=r"has 70 ids, fewer than there are bytes: there is no tokenizer for it"):
         load_checkpoint(saved, "bytes")
-    with pytest.raises(UserError, match=r"Nothing beside .* which tokenizer its 319 ids are of: give --tokenizer"):
+    with pytest.raises(UserError, match=r"Nothing beside .* which tokenizer its 319 ids belong to: give --tokenizer"):
         load_checkpoint(bytes_directory)
     their_network((1, 2, 16, 12, 256)).save_pretrained(tmp_path / "small")
-    (tmp_path / "ranks").write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(bytes([b])), b) for b in range(256)))
+    write_ranks(tmp_path / "ranks")
     with pytest.raises(UserError, match=r"'ranks' has 257 ids, but the network in .* 256"):
         load_checkpoint(tmp_path / "small", str(tmp_path / "ranks"))
 
 
 def test_bytes_in_another_order_keep_their_ids(tmp_path):
-    """GPT-2's first 256 ids, alone: as many as `bytes` has, but not the same."""
+    """A tokenizer of GPT-2's first 256 ids: as many as `bytes` has, but in another order."""
     tokenizers = pytest.importorskip("tokenizers")
     theirs = tokenizers.ByteLevelBPETokenizer()
     theirs.train_from_iterator([""], 256)
@@ -477,16 +477,15 @@ def test_ids_without_a_token_are_never_sampled():
 
 @pytest.fixture
 def bytes_directory(tmp_path):
-    """Hugging Face's GPT-2 over bytes, with 63 ids to spare."""
+    """A GPT-2 of Hugging Face's over bytes, with 63 unused ids."""
     theirs = their_network((2, 2, 16, 32, 256 + 63))
     theirs.save_pretrained(tmp_path / "theirs")
     return tmp_path / "theirs"
 
 
 def test_text_from_their_checkpoint(main, bytes_directory):
-    status, output, errors = main(
-        "generate.py", "--checkpoint", bytes_directory, "--tokenizer", "bytes", "--prompt", "ab"
-    )
+    arguments = ("--checkpoint", bytes_directory, "--tokenizer", "bytes", "--prompt", "ab")
+    status, output, errors = main("generate.py", *arguments)
     assert status == 0, errors
     assert output.startswith("ab")
 
@@ -503,8 +502,7 @@ def test_their_checkpoint_analysed(main, bytes_directory):
 def options(corpus_file, tmp_path):
     """Arguments of `train.py` for training their network on a small text."""
     paths = [f"--data.corpus={corpus_file}", f"--data.data_dir={tmp_path}", f"--runs_dir={tmp_path / 'runs'}"]
-    small = ["--data.batch_size=2", "--trainer.accelerator=cpu", "--trainer.limit_val_batches=2"]
-    return [*paths, *small]
+    return [*paths, "--data.batch_size=2", "--trainer.accelerator=cpu", "--trainer.limit_val_batches=2"]
 
 
 def test_training_begins_with_their_weights_and_resumes(main, bytes_directory, options, tmp_path):
@@ -539,11 +537,9 @@ def test_training_with_another_tokenizer_is_refused(main, saved, options):
 
 def test_training_with_other_tokens_leaves_no_run_behind(main, tmp_path, options):
     """As many ids, but each stands for another byte."""
-    backwards = b"".join(b"%s %d\n" % (base64.b64encode(bytes([255 - b])), b) for b in range(256))
-    (tmp_path / "backwards").write_bytes(backwards)
+    write_ranks(tmp_path / "backwards", reversed(range(256)))
     save_plain(GPT(GPTConfig(1, 2, 16, 32, 257)), tmp_path / "one", load_tokenizer(str(tmp_path / "backwards")))
-    forwards = b"".join(b"%s %d\n" % (base64.b64encode(bytes([b])), b) for b in range(256))
-    (tmp_path / "forwards").write_bytes(forwards)
+    write_ranks(tmp_path / "forwards")
     fit = ["train.py", "fit", f"--model.init_from={tmp_path / 'one'}", f"--data.tokenizer={tmp_path / 'forwards'}"]
     status, _, errors = main(*fit, *options)
     assert status != 0
@@ -580,7 +576,7 @@ def test_the_id_that_ends_a_text_is_the_tokenizers(tmp_path, trained_tokenizer):
 
 @pytest.mark.parametrize("form", ["huggingface", "plain"])
 def test_a_run_travels(bytes_directory, tmp_path, form):
-    """From a checkpoint through the command line to a directory that has the network and its tokenizer."""
+    """The command line writes a checkpoint as a directory with the network and its tokenizer."""
     command = [sys.executable, "-m", "gpt_lightning.interop", "--checkpoint", tmp_path / "one", "--format", form]
     gpt = load_huggingface(bytes_directory)
     save_plain(gpt, tmp_path / "one", load_tokenizer("bytes"))

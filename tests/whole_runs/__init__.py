@@ -1,1 +1,1 @@
-"""What the README and docs promise, seen from where a user stands: the commands, as they are typed."""
+"""What the README and docs promise, tested through the commands that a user types."""

@@ -1,11 +1,14 @@
-"""Entry points run as a user types them, but in this process, which saves the seconds that importing torch takes."""
+"""Running entry points as a user types them, but in this process, which saves the seconds that importing torch takes;
+and reading what a run leaves.
+"""
 
 import base64
 import contextlib
 import io
-import os
 import re
 import runpy
+import shutil
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,12 +19,14 @@ import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gpt_lightning.checkpoints import runs
 from gpt_lightning.model import GPT
 from tests.command_line import TINY
 from tests.conftest import REPO
 
-LAST = Path("runs/default/version_0/checkpoints/last.ckpt")
-# Without what takes the time of a run this small.
+RUN = Path("runs/default/version_0")
+LAST, PREVIOUS = RUN / runs.LAST, RUN / runs.PREVIOUS
+# Without what takes most of the time of a run this small.
 QUIET = ["--depth_scan.every_n_validations=0", "--attention_heatmaps.every_n_validations=0"]
 QUIET += ["--text_samples.every_n_validations=0", "--trainer.enable_progress_bar=false"]
 
@@ -29,16 +34,31 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @contextlib.contextmanager
-def typed_in(directory: Path, *argv: str) -> Iterator[None]:
-    """A working directory and a command line, until the end of the block."""
-    before = os.getcwd(), sys.argv
-    os.chdir(directory)
-    sys.argv = list(argv)
-    try:
+def typed_in(directory: Path, *argv: object) -> Iterator[None]:
+    """Set the working directory and the command line until the end of the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        patch.setattr(sys, "argv", [*map(str, argv)])
         yield
-    finally:
-        os.chdir(before[0])
-        sys.argv = before[1]
+
+
+def train_in(directory: Path, *args: object) -> None:
+    """Train to the end in this process, with one thread: the fixture `one_thread` is too late for a wider fixture."""
+    torch.set_num_threads(1)
+    with typed_in(directory, "train.py", "fit", *args):
+        runpy.run_path(str(REPO / "train.py"), run_name="__main__")
+
+
+@pytest.fixture
+def must_work(main) -> Command:
+    """As `main`, for a command that has to exit with 0; returns standard output and standard error."""
+
+    def run(script: str, *args: object) -> tuple[str, str]:
+        status, out, err = main(script, *args)
+        assert status == 0, err
+        return out, err
+
+    return run
 
 
 @pytest.fixture
@@ -47,7 +67,7 @@ def module_main(capsys, tmp_path) -> Command:
 
     def run_module(module: str, *args: object) -> tuple[int, str, str]:
         status = 0
-        with typed_in(tmp_path, module, *map(str, args)), warnings.catch_warnings():
+        with typed_in(tmp_path, module, *args), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # that the module has been imported before
             try:
                 runpy.run_module(module, run_name="__main__")
@@ -65,8 +85,8 @@ def fit(main, corpus_file) -> Command:
 
     def run_fit(*args: object, corpus: object = corpus_file, status: int = 0, quiet: bool = True) -> tuple[str, str]:
         options = [*TINY, *(QUIET if quiet else []), f"--data.corpus={corpus}"]
-        found, out, err = main("train.py", "fit", *options, *args)
-        assert found == status, err
+        actual, out, err = main("train.py", "fit", *options, *args)
+        assert actual == status, err
         return out, err
 
     return run_fit
@@ -76,11 +96,9 @@ def fit(main, corpus_file) -> Command:
 def trained(tmp_path_factory, corpus_file) -> Path:
     """The directory of a finished run of 40 steps, validated and scanned at 20 and 40; to be read, not written."""
     directory = tmp_path_factory.mktemp("trained")
-    torch.set_num_threads(1)
     said = io.StringIO()
-    args = ["fit", *TINY, "--trainer.max_steps=40", f"--data.corpus={corpus_file}"]
-    with typed_in(directory, "train.py", *args), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        runpy.run_path(str(REPO / "train.py"), run_name="__main__")
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        train_in(directory, *TINY, "--trainer.max_steps=40", f"--data.corpus={corpus_file}")
     (directory / "said.txt").write_text(said.getvalue())
     return directory
 
@@ -89,6 +107,24 @@ def trained(tmp_path_factory, corpus_file) -> Path:
 def last(trained) -> Path:
     """The last checkpoint of that run."""
     return trained / LAST
+
+
+@pytest.fixture
+def copied(trained, tmp_path) -> Path:
+    """A copy of that run in `tmp_path`, to be written; returns its directory."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return tmp_path / RUN
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> None:
+    """Refuse every connection."""
+
+    def refuse(*args, **kwargs):
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 def ranks(*merges: bytes) -> bytes:
@@ -100,6 +136,16 @@ def ranks(*merges: bytes) -> bytes:
 def events(run: Path) -> EventAccumulator:
     """What TensorBoard itself reads from a run."""
     return EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every curve of a run: steps and values."""
+    accumulator = events(run)
+    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+
+
+def step_of(checkpoint: Path) -> int:
+    return torch.load(checkpoint, weights_only=True)["global_step"]
 
 
 def error_line(err: str) -> str:

@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from gpt_lightning.data.tokenizer import load_tokenizer
 from gpt_lightning.interop import save_plain
 from gpt_lightning.model import GPT, GPTConfig
-from tests.whole_runs.conftest import LAST, events
+from tests.whole_runs.conftest import LAST, RUN, events
 
 NO_PICTURES = ["--attention_heatmaps.every_n_validations=0", "--text_samples.every_n_validations=0"]
 NO_PICTURES += ["--trainer.enable_progress_bar=false"]
@@ -18,8 +18,7 @@ NO_PICTURES += ["--trainer.enable_progress_bar=false"]
 
 @pytest.fixture
 def dead_layer(tmp_path) -> list[str]:
-    """Options of a run that begins with a network whose layer 1 does nothing, and keeps its weights; it is scanned at
-    steps 2, 4 and 6."""
+    """Options of a run whose weights do not move and whose layer 1 does nothing; it is scanned at steps 2, 4 and 6."""
     torch.manual_seed(0)
     gpt = GPT(GPTConfig(2, 2, 16, 32, 256))
     with torch.no_grad():
@@ -41,7 +40,7 @@ def dead_layer(tmp_path) -> list[str]:
     ("on_alarm", "kept", "ended"), [("warn", False, 6), ("checkpoint", True, 6), ("stop", True, 4)]
 )
 def test_the_second_scan_in_a_row_that_sees_a_dead_layer_raises_an_alarm(
-    fit, main, dead_layer, tmp_path, on_alarm, kept, ended
+    fit, must_work, dead_layer, tmp_path, on_alarm, kept, ended
 ):
     choice = [] if on_alarm == "warn" else [f"--depth_scan.on_alarm={on_alarm}"]  # the default
     out, _ = fit(*dead_layer, *choice, quiet=False)
@@ -56,8 +55,7 @@ def test_the_second_scan_in_a_row_that_sees_a_dead_layer_raises_an_alarm(
         out, _ = fit(*dead_layer, f"--ckpt_path={alarm}", quiet=False)
         assert "resumed at step 4" in out
         assert "ALARM" not in out  # it has been said
-        status, out, err = main("analyze.py", f"--checkpoint={alarm}", "--no-ablation")
-        assert status == 0, err
+        out, _ = must_work("analyze.py", f"--checkpoint={alarm}", "--no-ablation")
         assert "layer 1 is dead" in out.lower()
 
 
@@ -66,7 +64,7 @@ def test_the_scan_the_pictures_and_the_samples_come_at_every_nth_validation(fit,
     options = [f"--{part}.every_n_validations={every}" for part in ("depth_scan", "attention_heatmaps", "text_samples")]
     options += ["--trainer.max_steps=6", "--trainer.val_check_interval=4", "--trainer.limit_val_batches=1"]
     fit(*options, "--trainer.enable_progress_bar=false", quiet=False)
-    accumulator = events(tmp_path / LAST.parent.parent)
+    accumulator = events(tmp_path / RUN)
     assert [event.step for event in accumulator.Scalars("val/loss")] == [1, 3, 5]
     tags = accumulator.Tags()
     for kind, tag, get in (
@@ -79,7 +77,7 @@ def test_the_scan_the_pictures_and_the_samples_come_at_every_nth_validation(fit,
 
 
 def test_tensorboard_gets_everything_that_the_readme_lists(trained):
-    tags = events(trained / LAST.parent.parent).Tags()
+    tags = events(trained / RUN).Tags()
     of_heads = {"normalized_entropy", "first_position_mass", "stripe", "local_mass", "previous_token", "induction"}
     for metric in of_heads | {"max_logit", "effective_rank", "block_influence"}:
         curves = {f"depth_scan/{metric}/{which}" for which in ("layer_00", "layer_01", "worst")}
@@ -90,7 +88,7 @@ def test_tensorboard_gets_everything_that_the_readme_lists(trained):
 
 
 def test_curves_that_belong_together_are_in_one_chart_with_all_layers(trained):
-    accumulator = events(trained / LAST.parent.parent)
+    accumulator = events(trained / RUN)
     layout = layout_pb2.Layout.FromString(accumulator.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     charts = [list(chart.multiline.tag) for category in layout.category for chart in category.chart]
     assert ["train/loss", "val/loss"] in charts
@@ -102,7 +100,7 @@ def test_curves_that_belong_together_are_in_one_chart_with_all_layers(trained):
 
 
 def test_runs_are_compared_by_their_options_loss_and_alarms(trained):
-    metadata = events(trained / LAST.parent.parent).summary_metadata
+    metadata = events(trained / RUN).summary_metadata
     content = {name: metadata[f"_hparams_/{name}"].plugin_data.content for name in ("session_start_info", "experiment")}
     parse = plugin_data_pb2.HParamsPluginData.FromString
     options = parse(content["session_start_info"]).session_start_info.hparams
@@ -113,7 +111,7 @@ def test_runs_are_compared_by_their_options_loss_and_alarms(trained):
 
 
 def test_the_verdicts_are_a_sentence_and_a_row_for_each_head(trained):
-    accumulator = events(trained / LAST.parent.parent)
+    accumulator = events(trained / RUN)
     text = accumulator.Tensors("depth_scan/verdicts/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert "|" not in text.strip().splitlines()[0]
     rows = [line for line in text.splitlines() if re.match(r"\|? *\d+ *\| *\d+ *\|", line)]

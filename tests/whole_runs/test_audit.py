@@ -1,4 +1,4 @@
-"""`train.py audit`: it says exact of a run that is, and finds what is not."""
+"""`train.py audit`: it calls an exact run exact, and finds what differs in one that is not."""
 
 import json
 
@@ -8,19 +8,18 @@ import torch
 from cli.commands.audit import beside, compare
 from gpt_lightning.errors import UserError
 from tests.command_line import TINY, run
+from tests.whole_runs.conftest import LAST, RUN
 
-LAST = "runs/audit/version_0/checkpoints/last.ckpt"
+OF_AUDIT = "runs/audit/version_0/checkpoints/last.ckpt"
 
 
-def test_a_run_is_audited_from_its_checkpoint_alone(main, tmp_path, corpus_file):
-    # Limited by epochs and time, of which the audit has to make more.
+def test_a_run_is_audited_from_its_checkpoint_alone(must_work, tmp_path, corpus_file):
+    # The run is limited by epochs and time; the audit has to lift both limits.
     limits = ["--trainer.max_steps=-1", "--trainer.max_epochs=1", "--trainer.limit_train_batches=20"]
     limits += ["--trainer.max_time=00:00:05:00"]
-    status, _, err = main("train.py", "fit", *TINY, *limits, f"--data.corpus={corpus_file}")
-    assert status == 0, err
+    must_work("train.py", "fit", *TINY, *limits, f"--data.corpus={corpus_file}")
     before = sorted(tmp_path.rglob("*"))
-    last = "runs/default/version_0/checkpoints/last.ckpt"
-    result = run("train.py", "audit", "--checkpoint", last, "--steps", 4, cwd=tmp_path)
+    result = run("train.py", "audit", "--checkpoint", LAST, "--steps", 4, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == (
         "Exact: 4 steps from step 10, straight and with a stop at step 12, gave the same batches, losses, weights and "
@@ -31,12 +30,12 @@ def test_a_run_is_audited_from_its_checkpoint_alone(main, tmp_path, corpus_file)
 
 @pytest.fixture
 def two_runs(tmp_path):
-    """What two equal runs leave."""
+    """The directories of two runs with equal records and checkpoints."""
     for name in ("straight", "other"):
         (tmp_path / name / "trail").mkdir(parents=True)
         lines = [{"batch": batch, "tokens": 7 * batch, "loss": 1.5} for batch in range(10)]
         (tmp_path / name / "trail/rank_0.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-        (tmp_path / name / LAST).parent.mkdir(parents=True)
+        (tmp_path / name / OF_AUDIT).parent.mkdir(parents=True)
         content = {
             "hyper_parameters": {"gpt": {}},
             "TextDataModule": {"tokenizer": {}},
@@ -45,7 +44,7 @@ def two_runs(tmp_path):
             "state_dict": {"weight": torch.ones(3)},
             "optimizer_states": [{"state": {0: {"step": torch.tensor(3.0)}}}],
         }
-        torch.save(content, tmp_path / name / LAST)
+        torch.save(content, tmp_path / name / OF_AUDIT)
     return tmp_path / "straight", tmp_path / "other"
 
 
@@ -70,19 +69,19 @@ def test_a_difference_in_a_batch_is_found(two_runs, old, new, difference):
 
 
 def test_differences_in_weights_and_optimiser_are_measured(two_runs):
-    content = torch.load(two_runs[1] / LAST, weights_only=True)
+    content = torch.load(two_runs[1] / OF_AUDIT, weights_only=True)
     content["state_dict"]["weight"][1] += 0.25
     content["optimizer_states"][0]["state"][0]["step"] += 1
-    torch.save(content, two_runs[1] / LAST)
+    torch.save(content, two_runs[1] / OF_AUDIT)
     assert compare(*two_runs) == ["weights by up to 0.25", "optimiser state by up to 1"]
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"a: [", b"", b"[]", b"trainer:\n  max_steps: x\n  max_epochs: 1"])
 def test_a_damaged_configuration_beside_the_checkpoint_is_one_sentence(tmp_path, content):
-    checkpoint = tmp_path / "runs/default/version_0/checkpoints/last.ckpt"
+    checkpoint = tmp_path / LAST
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
-    (tmp_path / "runs/default/version_0/config.yaml").write_bytes(content)
+    (tmp_path / RUN / "config.yaml").write_bytes(content)
     with pytest.raises(UserError, match=r"config\.yaml is not the configuration of a run"):
         beside(checkpoint, 10)
 

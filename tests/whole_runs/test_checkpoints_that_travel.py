@@ -1,4 +1,4 @@
-"""docs/checkpoints.md: other projects' networks through analyze.py, generate.py and train.py, and ours to them."""
+"""docs/checkpoints.md: other projects' networks in analyze.py, generate.py and train.py, and ours written for them."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def network(**options) -> GPT:
 
 @pytest.fixture
 def nanogpt(tmp_path) -> Path:
-    """A ckpt.pt as nanoGPT's train.py lays it out: linear layers are (out, in), queries, keys and values in one."""
+    """A ckpt.pt as nanoGPT's train.py writes it: linear layers are (out, in), queries, keys and values one layer."""
     torch.manual_seed(0)
     width = SIZES["d_model"]
     shapes = {"wte.weight": (256, width), "wpe.weight": (32, width), "ln_f.weight": (width,), "ln_f.bias": (width,)}
@@ -52,13 +52,11 @@ def nanogpt(tmp_path) -> Path:
     return tmp_path / "ckpt.pt"
 
 
-def test_nanogpts_checkpoint_is_sampled_from_analysed_and_trained_on(main, fit, nanogpt, tmp_path):
-    status, out, err = main("generate.py", "--checkpoint=ckpt.pt", "--tokenizer=bytes", "--prompt=the cat")
-    assert status == 0, err
+def test_nanogpts_checkpoint_is_sampled_from_analysed_and_trained_on(must_work, fit, nanogpt, tmp_path):
+    out, _ = must_work("generate.py", "--checkpoint=ckpt.pt", "--tokenizer=bytes", "--prompt=the cat")
     assert out.startswith("the cat")
     options = ["--tokenizer=bytes", "--no-ablation", "--output=analysis"]
-    status, out, err = main("analyze.py", "--checkpoint=ckpt.pt", *options)
-    assert status == 0, err
+    out, _ = must_work("analyze.py", "--checkpoint=ckpt.pt", *options)
     assert "4 heads in 2 layers" in out
     assert (tmp_path / "analysis/report.html").is_file()
     fit("--model.init_from=ckpt.pt", *UNCHANGED)
@@ -118,7 +116,7 @@ def test_weights_that_can_run_code_are_not_read(main, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["tokenizer.json", "vocab.json"])
-def test_the_tokenizer_in_the_directory_is_used_and_without_one_asked_for(main, tmp_path, form):
+def test_the_tokenizer_in_the_directory_is_used_and_without_one_asked_for(main, must_work, tmp_path, form):
     tokenizers = pytest.importorskip("tokenizers")
     learnt = tokenizers.ByteLevelBPETokenizer()
     learnt.train_from_iterator(["the cat sat on the mat " * 50], 300, special_tokens=["<|endoftext|>"])
@@ -133,17 +131,15 @@ def test_the_tokenizer_in_the_directory_is_used_and_without_one_asked_for(main, 
         learnt.save_model(str(tmp_path / "theirs"))
         assert (tmp_path / "theirs/merges.txt").is_file()
     # As bytes the prompt would take 11 of the 32 tokens, and leave no room for 25.
-    status, out, err = main("generate.py", *args)
-    assert status == 0, err
+    out, _ = must_work("generate.py", *args)
     assert out.startswith("the cat sat")
 
 
 @pytest.mark.parametrize("n_ids", [50257, 50304])
-def test_as_many_ids_as_gpt2_has_are_gpt2s(main, tmp_path, monkeypatch, n_ids):
+def test_as_many_ids_as_gpt2_has_are_gpt2s(must_work, tmp_path, monkeypatch, n_ids):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared_file("tiktoken_cache")))
     save_huggingface(network(n_layer=1, vocab_size=n_ids), tmp_path / "theirs")
-    status, out, err = main("generate.py", "--checkpoint=theirs", "--prompt=The import statement", "--tokens=29")
-    assert status == 0, err
+    out, _ = must_work("generate.py", "--checkpoint=theirs", "--prompt=The import statement", "--tokens=29")
     assert out.startswith("The import statement")
 
 
@@ -151,7 +147,7 @@ def test_as_many_ids_as_gpt2_has_are_gpt2s(main, tmp_path, monkeypatch, n_ids):
 
 
 def test_training_begins_with_a_checkpoint_of_ours_and_its_sizes(main, fit, last, tmp_path):
-    """The options of the command are those of another network."""
+    """The command's options describe another network."""
     fit(f"--model.init_from={last}", "--model.gpt.n_layer=1", "--model.gpt.d_model=8", *UNCHANGED)
     ours, theirs = (torch.load(path, weights_only=True)["state_dict"] for path in (tmp_path / LAST, last))
     for name in (name for name in theirs if name.startswith("model.")):
@@ -175,15 +171,14 @@ def test_bpe_means_the_tokenizer_of_the_network_that_a_run_begins_with(fit, tmp_
     assert torch.equal(ours["ranks"], old["TextDataModule"]["tokenizer"]["ranks"])
 
 
-def test_a_network_from_elsewhere_is_judged_as_it_is_on_the_part_that_is_asked_for(main, tmp_path):
+def test_a_network_from_elsewhere_is_judged_as_it_is_on_the_part_that_is_asked_for(must_work, tmp_path):
     gpt = network()
     save_plain(gpt, tmp_path / "plain", load_tokenizer("bytes"))
     text = bytes(range(48, 123)) * 20
     (tmp_path / "text.txt").write_bytes(text)
     for percents, tested in ((["--data.percents=[0,0,100]"], text), ([], text[len(text) * 95 // 100 :])):
         options = [*TINY, "--data.corpus=text.txt", "--trainer.enable_progress_bar=false"]
-        status, out, err = main("train.py", "test", *options, "--model.init_from=plain", *percents)
-        assert status == 0, err
+        out, _ = must_work("train.py", "test", *options, "--model.init_from=plain", *percents)
         assert printed_loss(out) == pytest.approx(loss_by_hand(gpt.eval(), tested, 32), rel=1e-5)
     assert not (tmp_path / "runs").exists()
 
@@ -233,6 +228,6 @@ def test_what_gpt2_cannot_express_is_refused_by_name_and_travels_as_plain(module
 
 def test_bad_input_to_interop_is_one_sentence(module_main):
     for args, status in ((["--checkpoint=nowhere", "--output=x"], 1), (["--checkpoint=nowhere"], 2)):
-        found, _, err = module_main("gpt_lightning.interop", *args)
-        assert found == status
+        actual, _, err = module_main("gpt_lightning.interop", *args)
+        assert actual == status
         assert error_line(err)

@@ -1,9 +1,8 @@
-"""What the README says of each file in configs/, and of options in general."""
+"""What the README says about each file in configs/, and about options in general."""
 
 import io
 import logging
 import re
-import socket
 
 import pytest
 import torch
@@ -12,24 +11,23 @@ import yaml
 from gpt_lightning.model import GPT, GPTConfig
 from tests.command_line import TINY
 from tests.conftest import REPO
-from tests.whole_runs.conftest import LAST, QUIET
+from tests.whole_runs.conftest import LAST, QUIET, RUN
 
 CONFIGS = REPO / "configs"
 
 
 @pytest.fixture
-def printed(main):
-    """The whole configuration, as `--print_config` shows it."""
+def printed(must_work):
+    """Parse a command line; returns the full configuration, as `--print_config` shows it."""
 
     def run(*args: object) -> dict:
-        status, out, err = main("train.py", "fit", *args, "--print_config")
-        assert status == 0, err
+        out, _ = must_work("train.py", "fit", *args, "--print_config")
         return yaml.safe_load(out)
 
     return run
 
 
-def of(*names: str) -> list[str]:
+def config_flags(*names: str) -> list[str]:
     return [f"--config={CONFIGS / name}.yaml" for name in names]
 
 
@@ -45,70 +43,60 @@ def of(*names: str) -> list[str]:
     ],
 )
 def test_networks_have_as_many_parameters_as_the_readme_says(printed, names, vocabulary, parameters):
-    gpt = printed(*of(*names))["model"]["gpt"] | {"vocab_size": vocabulary}
+    gpt = printed(*config_flags(*names))["model"]["gpt"] | {"vocab_size": vocabulary}
     with torch.device("meta"):
         count = GPT(GPTConfig(**gpt)).parameter_count()
     assert count == (parameters if parameters > 1e8 else pytest.approx(parameters, abs=5e4))
 
 
 def test_enwik8_takes_an_hour_and_a_half_in_fp16_with_64_sequences_a_step(printed):
-    config = printed(*of("enwik8"))
+    config = printed(*config_flags("enwik8"))
     assert config["trainer"]["max_time"] == "00:01:30:00"
     assert config["trainer"]["precision"] == "16-mixed"
     assert config["trainer"]["accumulate_grad_batches"] * config["data"]["batch_size"] == 64
 
 
-def test_a_bare_command_trains_the_default_without_a_network(main, tmp_path, monkeypatch):
-    def no_network(*args, **kwargs):
-        raise OSError("no network here")
-
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    monkeypatch.setattr(socket.socket, "connect", no_network)
-    status, out, err = main("train.py", *TINY, *QUIET, "--trainer.max_steps=1")  # no subcommand, no corpus
-    assert status == 0, err
+def test_a_bare_command_trains_the_default_without_a_network(must_work, no_network, tmp_path):
+    out, _ = must_work("train.py", *TINY, *QUIET, "--trainer.max_steps=1")  # no subcommand, no corpus
     assert "corpus pydoc, tokenizer bytes" in out
     assert (tmp_path / LAST).is_file()
     assert "tensorboard --logdir runs" in out
     assert "A sample:" in out
 
 
-def test_a_few_batches_go_through_every_hook_and_nothing_is_written(main, corpus_file, tmp_path):
-    status, out, err = main("train.py", "fit", *TINY, *of("debug-fast"), f"--data.corpus={corpus_file}")
-    assert status == 0, err
+def test_a_few_batches_go_through_every_hook_and_nothing_is_written(must_work, corpus_file, tmp_path):
+    out, _ = must_work("train.py", "fit", *TINY, *config_flags("debug-fast"), f"--data.corpus={corpus_file}")
     assert "nothing is written" in out
     assert {path.name for path in tmp_path.iterdir()} <= {"data"}
 
 
 def test_the_profiler_prints_where_the_time_went(main, corpus_file):
-    """Lightning logs it, to a standard error that is not the one that a test sees."""
+    """Lightning logs it to a standard error that a test does not see."""
     logged, logger = io.StringIO(), logging.getLogger("lightning.pytorch")
     logger.addHandler(handler := logging.StreamHandler(logged))
     options = [*TINY, *QUIET, "--trainer.max_steps=2", f"--data.corpus={corpus_file}"]
     try:
-        status, out, err = main("train.py", "fit", *of("profile"), *options)
+        status, out, err = main("train.py", "fit", *config_flags("profile"), *options)
     finally:
         logger.removeHandler(handler)
     assert status == 0, err
     assert "run_training_batch" in out + err + logged.getvalue()
 
 
-def test_the_fast_overlay_trains_a_newer_network_with_muon_and_goes_on(main, corpus_file, tmp_path):
-    fast = ["fit", *of("shakespeare", "shakespeare-fast"), *TINY, *QUIET, f"--data.corpus={corpus_file}"]
-    status, _, err = main("train.py", *fast, "--trainer.max_steps=3")
-    assert status == 0, err
+def test_the_fast_overlay_trains_a_newer_network_with_muon_and_goes_on(must_work, corpus_file, tmp_path):
+    fast = ["fit", *config_flags("shakespeare", "shakespeare-fast"), *TINY, *QUIET, f"--data.corpus={corpus_file}"]
+    must_work("train.py", *fast, "--trainer.max_steps=3")
     checkpoint = tmp_path / "runs/shakespeare-fast/version_0/checkpoints/last.ckpt"
     options = torch.load(checkpoint, weights_only=True)["hyper_parameters"]
     assert options["optimizer"] == "muon"
     newer = {"position": "rope", "qk_norm": True, "activation": "relu_squared", "tie_weights": False}
     assert options["gpt"].items() >= newer.items()
-    status, out, err = main("train.py", *fast, "--trainer.max_steps=4", "--ckpt_path=last")
-    assert status == 0, err
+    out, _ = must_work("train.py", *fast, "--trainer.max_steps=4", "--ckpt_path=last")
     assert "resumed at step 3" in out
 
 
-def test_help_lists_every_option(main):
-    status, out, err = main("train.py", "fit", "--help")
-    assert status == 0, err
+def test_help_lists_every_option(must_work):
+    out, _ = must_work("train.py", "fit", "--help")
     for option in ("data.corpus", "data.test_stride", "model.gpt.n_layer", "model.on_spike", "trainer.max_steps"):
         assert f"--{option}" in out
     for option in ("depth_scan.on_alarm", "attention_heatmaps.every_n_validations", "last_checkpoint", "experiment"):
@@ -158,7 +146,7 @@ def test_the_precision_that_is_set_is_used(fit, precision):
 
 def test_what_is_saved_beside_a_run_is_a_configuration_to_train_with(fit, tmp_path):
     fit("--trainer.max_steps=1", "--model.weight_decay=0.25")
-    beside = tmp_path / LAST.parent.parent / "config.yaml"
+    beside = tmp_path / RUN / "config.yaml"
     fit(f"--config={beside}", "--trainer.max_steps=1", "--experiment=again")
     again = yaml.safe_load((tmp_path / "runs/again/version_0/config.yaml").read_text())
     assert again["model"]["weight_decay"] == 0.25

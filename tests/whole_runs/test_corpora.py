@@ -1,11 +1,10 @@
-"""docs/corpora.md: each kind of corpus through the commands that prepare and describe, and through train.py."""
+"""docs/corpora.md: each kind of corpus, through `data.prepare`, `data.describe` and train.py."""
 
 import bz2
 import gzip
 import json
 import re
 import shlex
-import socket
 import sys
 import zipfile
 from pathlib import Path
@@ -34,7 +33,7 @@ def parquet(path: Path, texts, key: str = "text") -> None:
 
 @pytest.fixture
 def prepare(module_main, tmp_path):
-    """Call the command; returns the token ids of all splits one after the other, index.json, and what it printed."""
+    """Prepare a corpus; returns the token ids of all splits in order, index.json, and what was printed."""
 
     def run(corpus: object, *options: object) -> tuple[list[int], dict, str]:
         status, out, err = module_main(PREPARE, "--corpus", corpus, *options)
@@ -59,7 +58,7 @@ def sizes_of(printed: str) -> dict[str, int]:
 
 
 def pack(kind: str, directory: Path) -> str:
-    """Write TEXTS as this kind of corpus; returns what names it."""
+    """Write TEXTS as this kind of corpus; returns the value for `--corpus`."""
     directory.mkdir()
     raw = [text.encode() for text in TEXTS]
     match kind:
@@ -205,7 +204,7 @@ def test_tokens_of_llm_c_are_trained_on_where_they_lie(fit, module_main, tmp_pat
 
 
 def test_a_description_has_sizes_documents_frequent_tokens_and_what_is_repeated(module_main, tmp_path):
-    """The last tenth of the text stands in the training text word for word, in the test split and only half of val."""
+    """The training text contains all of the test split word for word, and half of the val split."""
     train, new = "The cat sat on the mat, and so on and on. " * 225, "".join(map(chr, range(33, 127)))
     text = (train[:9000] + (new * 3)[:256] + train[:244] + train[:500]).encode()
     (tmp_path / "my_text.txt").write_bytes(text)
@@ -239,8 +238,8 @@ def test_a_description_has_sizes_documents_frequent_tokens_and_what_is_repeated(
 )
 def test_bad_input_is_one_sentence(module_main, tmp_path, module, args, status, message):
     (tmp_path / "empty.txt").touch()
-    found, _, err = module_main(module, *args)
-    assert found == status
+    actual, _, err = module_main(module, *args)
+    assert actual == status
     assert message in error_line(err)
     assert not list(tmp_path.glob("data/tokens/*/index.json"))
 
@@ -269,12 +268,8 @@ def test_what_has_to_be_installed_for_it_is_named(module_main, tmp_path, monkeyp
 
 
 @pytest.fixture
-def no_network(monkeypatch, tmp_path):
-    def refuse(*args, **kwargs):
-        raise OSError("no network here")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+def nothing_cached(no_network, monkeypatch, tmp_path) -> None:
+    """No network, and no tokenizer downloaded before."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "nothing"))
 
 
@@ -287,7 +282,7 @@ def no_network(monkeypatch, tmp_path):
     ],
 )
 def test_without_a_network_the_message_says_which_file_to_put_where(
-    main, no_network, corpus_file, tmp_path, options, named
+    main, nothing_cached, corpus_file, tmp_path, options, named
 ):
     status, _, err = main("train.py", "fit", *TINY, f"--data.corpus={corpus_file}", *options)
     assert status == 1
@@ -315,8 +310,8 @@ def test_shakespeare_put_there_is_taken_and_tested_on_what_it_is_validated_on(mo
 
 
 @pytest.mark.parametrize(("name", "n_ids"), [("gpt2", 50257), ("cl100k_base", 100277), ("o200k_base", 200019)])
-def test_a_published_tokenizer_sets_how_many_ids_there_are(main, no_network, corpus_file, tmp_path, name, n_ids):
-    """Known without the file: fewer are refused before anything is fetched."""
+def test_a_published_tokenizer_sets_how_many_ids_there_are(main, nothing_cached, corpus_file, tmp_path, name, n_ids):
+    """The number is known without the file: fewer ids are refused before anything is downloaded."""
     few = ["--model.gpt.vocab_size=99", f"--data.tokenizer={name}"]
     status, _, err = main("train.py", "fit", *TINY, f"--data.corpus={corpus_file}", *few)
     assert status == 1
@@ -327,12 +322,13 @@ def test_a_published_tokenizer_sets_how_many_ids_there_are(main, no_network, cor
 
 
 @pytest.mark.parametrize("stride", [8, 32])
-def test_with_a_stride_each_token_is_predicted_once_from_all_but_so_many_of_a_context(main, last, tmp_path, stride):
+def test_with_a_stride_each_token_is_predicted_once_from_all_but_so_many_of_a_context(
+    must_work, last, tmp_path, stride
+):
     text = bytes(range(32, 127)) * 3 + b"the cat sat on the mat. " * 9
     (tmp_path / "other.txt").write_bytes(text)
     options = [*TINY, "--data.corpus=other.txt", f"--ckpt_path={last}", f"--data.test_stride={stride}"]
-    status, out, err = main("train.py", "test", *options, "--trainer.enable_progress_bar=false")
-    assert status == 0, err
+    out, _ = must_work("train.py", "test", *options, "--trainer.enable_progress_bar=false")
     assert printed_loss(out) == pytest.approx(loss_by_hand(load_checkpoint(last).model, text, 32, stride), rel=1e-5)
 
 

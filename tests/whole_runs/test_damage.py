@@ -1,5 +1,7 @@
-"""Faults around a run: damaged, missing and hostile checkpoints, full disks, two processes in one place. Each is one
-sentence, and what was written stays."""
+"""Damage: broken, missing and hostile checkpoints, full disks, two processes in one place.
+
+Each is reported in one sentence, and what was written stays.
+"""
 
 import json
 import os
@@ -23,38 +25,16 @@ from gpt_lightning.checkpoints.torch_files import DamagedCheckpoint
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import atomic_file
 from gpt_lightning.interop.any_checkpoint import load_checkpoint
-from tests.command_line import TINY, command, environment, run
+from tests.command_line import TINY, command, environment
 from tests.conftest import REPO
-
-RUN = Path("runs/default/version_0")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, corpus_file) -> Path:
-    """The working directory of a finished run of 40 steps."""
-    directory = tmp_path_factory.mktemp("finished")
-    result = run("train.py", "fit", *TINY, "--trainer.max_steps=40", "--data.corpus", corpus_file, cwd=directory)
-    assert result.returncode == 0, result.stderr
-    return directory
-
-
-@pytest.fixture
-def copied(finished, tmp_path) -> Path:
-    """A copy of that run in `tmp_path`, where `main` works."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    return tmp_path / RUN
-
-
-def steps(checkpoint: Path) -> int:
-    return torch.load(checkpoint, weights_only=True)["global_step"]
-
+from tests.whole_runs.conftest import LAST, PREVIOUS, RUN, step_of
 
 # ---- checkpoints
 
 
-def test_the_checkpoint_before_the_last_is_kept(finished):
-    assert steps(finished / RUN / runs.LAST) == 40
-    assert steps(finished / RUN / runs.PREVIOUS) == 30
+def test_the_checkpoint_before_the_last_is_kept(trained, last):
+    assert step_of(last) == 40
+    assert step_of(trained / PREVIOUS) == 30
 
 
 def truncate(path: Path) -> None:
@@ -66,21 +46,20 @@ def empty(path: Path) -> None:
 
 
 def flip_a_bit(path: Path) -> None:
-    """In the middle, which is inside a tensor: only a checksum can tell."""
+    """In the middle of the file, which is inside a tensor: only a checksum can tell."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, Path.unlink])
-def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(main, copied, corpus_file, damage):
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(must_work, copied, corpus_file, damage):
     damage(copied / runs.LAST)
     args = ["fit", *TINY, f"--data.corpus={corpus_file}", "--trainer.max_steps=40", "--ckpt_path=last"]
-    status, out, err = main("train.py", *args)
-    assert status == 0, err
-    assert f"{RUN / runs.LAST} is damaged or missing: going on from {RUN / runs.PREVIOUS}, step 30." in out
+    out, _ = must_work("train.py", *args)
+    assert f"{LAST} is damaged or missing: going on from {PREVIOUS}, step 30." in out
     assert "resumed at step 30" in out
-    assert steps(copied / runs.LAST) == 40
+    assert step_of(copied / runs.LAST) == 40
 
 
 def test_without_an_undamaged_checkpoint_the_error_names_the_file(main, copied, corpus_file):
@@ -89,14 +68,14 @@ def test_without_an_undamaged_checkpoint_the_error_names_the_file(main, copied, 
     before = (copied / runs.LAST).read_bytes()
     status, _, err = main("train.py", "fit", *TINY, f"--data.corpus={corpus_file}", "--ckpt_path=last")
     assert status == 1
-    assert err.startswith(f"error: {RUN / runs.PREVIOUS} is not a complete checkpoint (truncated or damaged)")
+    assert err.startswith(f"error: {PREVIOUS} is not a complete checkpoint (truncated or damaged)")
     assert (copied / runs.LAST).read_bytes() == before
 
 
-def test_no_flipped_bit_goes_unnoticed(finished, tmp_path):
-    """Wherever it is: the file is refused, or holds the same (padding and times of the archive mean nothing)."""
-    complete = (finished / RUN / runs.LAST).read_bytes()
-    expected = torch.load(finished / RUN / runs.LAST, weights_only=True)["state_dict"]
+def test_no_flipped_bit_goes_unnoticed(last, tmp_path):
+    """The file is refused, or holds the same weights: padding and times in the archive mean nothing."""
+    complete = last.read_bytes()
+    expected = torch.load(last, weights_only=True)["state_dict"]
     chooser, path = random.Random(0), tmp_path / "flipped.ckpt"
     refused = 0
     for _ in range(150):
@@ -112,19 +91,19 @@ def test_no_flipped_bit_goes_unnoticed(finished, tmp_path):
     assert refused > 75
 
 
-def test_a_truncated_checkpoint_is_refused_wherever_it_ends(finished, tmp_path):
-    complete, path = (finished / RUN / runs.LAST).read_bytes(), tmp_path / "short.ckpt"
+def test_a_truncated_checkpoint_is_refused_wherever_it_ends(last, tmp_path):
+    complete, path = last.read_bytes(), tmp_path / "short.ckpt"
     for size in [1, 10, 1000, *range(5000, len(complete), 7001), len(complete) - 1]:
         path.write_bytes(complete[:size])
         with pytest.raises(UserError):
             read_checkpoint(path)
 
 
-def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(finished, tmp_path):
-    """torch.save writes none; one could unpack to more than there is memory."""
+def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(last, tmp_path):
+    """torch.save never compresses, and a compressed file might unpack to more than fits into memory."""
     path = tmp_path / "bomb.ckpt"
     with (
-        zipfile.ZipFile(finished / RUN / runs.LAST) as source,
+        zipfile.ZipFile(last) as source,
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb,
     ):
         for member in source.namelist():
@@ -137,8 +116,8 @@ def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(finished, tmp_
     "sizes",
     [{"n_layer": 2**24}, {"d_model": 2**24, "n_head": 1}, {"context_length": 2**24}, {"vocab_size": 2**24}],
 )
-def test_sizes_that_the_weights_do_not_have_cost_no_memory(finished, tmp_path, sizes):
-    content = torch.load(finished / RUN / runs.LAST, weights_only=True)
+def test_sizes_that_the_weights_do_not_have_cost_no_memory(last, tmp_path, sizes):
+    content = torch.load(last, weights_only=True)
     content["hyper_parameters"]["gpt"] |= sizes
     torch.save(content, tmp_path / "large.ckpt")
     with pytest.raises(UserError, match="don't fit"):
@@ -175,7 +154,7 @@ def test_a_checkpoint_never_runs_anything(main, copied, corpus_file, script, arg
     status, _, err = main(script, *args, *corpus)
     assert status == 1
     assert "holds more than plain data and was not loaded" in err
-    # A pickle by itself, as torch wrote it once, is not even opened.
+    # A bare pickle, as old versions of torch wrote it, is not even opened.
     (copied / runs.PREVIOUS).unlink(missing_ok=True)
     for path in (Path("evil.ckpt"), copied / runs.LAST):
         path.write_bytes(pickle.dumps(content))
@@ -221,7 +200,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path):
 
 
 def limited(megabytes: float) -> None:
-    """In a process: no file may grow beyond this, as on a disk that is full."""
+    """Let no file of this process grow beyond this, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(megabytes * 1e6), int(megabytes * 1e6)))
 
@@ -229,13 +208,15 @@ def limited(megabytes: float) -> None:
 @pytest.mark.parametrize(
     ("share", "message"),
     [
-        (0.9, f"{RUN / runs.LAST} could not be written (File too large): make room"),
+        (0.9, f"{LAST} could not be written (File too large): make room"),
         (1.2, f"{RUN} could not be written (File too large): make room"),  # TensorBoard's file
     ],
 )
 def test_a_disk_that_fills_up_ends_the_run_with_one_sentence(copied, corpus_file, tmp_path, share, message):
-    """The checkpoint that is there stays, and is what the next call goes on from. No file may be larger than a share of
-    a checkpoint; TensorBoard's pictures soon are."""
+    """The checkpoint that is there stays, and the next call goes on from it.
+
+    No file may be larger than a share of a checkpoint; TensorBoard's file, with its pictures, soon is.
+    """
     args = ["fit", *TINY, f"--data.corpus={corpus_file}", "--trainer.max_steps=80", "--ckpt_path=last"]
     size = (copied / runs.LAST).stat().st_size
     ended = subprocess.run(
@@ -250,7 +231,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_sentence(copied, corpus_file
     (line,) = filter(None, ended.stderr.splitlines())
     assert line.startswith(f"error: {message}")
     assert "saved. Go on with" in ended.stdout
-    assert steps(copied / runs.LAST) >= 40
+    assert step_of(copied / runs.LAST) >= 40
     assert not list(copied.rglob("*.tmp"))
 
 
@@ -266,7 +247,7 @@ def test_a_run_whose_directory_is_deleted_says_so(main, tmp_path, corpus_file, m
     assert status == 1
     assert err.startswith(f"error: No such file or directory: {RUN}")
     assert "all saved. Go on with" in out
-    assert read_checkpoint(RUN / runs.LAST)["global_step"] >= 25
+    assert read_checkpoint(LAST)["global_step"] >= 25
 
 
 # ---- two processes in one place
@@ -274,7 +255,7 @@ def test_a_run_whose_directory_is_deleted_says_so(main, tmp_path, corpus_file, m
 
 def test_two_runs_started_at_once_get_directories_of_their_own(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from gpt_lightning import runs\n"
+        "import sys; from pathlib import Path; from gpt_lightning.checkpoints import runs\n"
         "print([runs.make_run(Path(sys.argv[1])).name for _ in range(50)])\n"
     )
     several = [subprocess.Popen([sys.executable, "-c", script, tmp_path], cwd=REPO, stdout=-1) for _ in range(3)]
@@ -282,16 +263,13 @@ def test_two_runs_started_at_once_get_directories_of_their_own(tmp_path):
     assert len(made) == len(set(made)) == 150
 
 
-def test_a_run_that_is_being_trained_is_not_trained_by_another(main, copied, corpus_file):
+def test_a_run_that_is_being_trained_is_not_trained_by_another(main, must_work, copied, corpus_file):
     held = runs.lock(copied)
     status, _, err = main("train.py", "fit", *TINY, f"--data.corpus={corpus_file}", "--ckpt_path=last")
     assert status == 1
     assert err.startswith(f"error: Another process is training in {RUN}")
     held.release()
-    status, _, err = main(
-        "train.py", "fit", *TINY, f"--data.corpus={corpus_file}", "--ckpt_path=last", "--trainer.max_steps=42"
-    )
-    assert status == 0, err
+    must_work("train.py", "fit", *TINY, f"--data.corpus={corpus_file}", "--ckpt_path=last", "--trainer.max_steps=42")
 
 
 def test_a_run_that_never_began_leaves_no_directory(main, tmp_path):
@@ -343,6 +321,7 @@ TAMPERED = {
     "a weight by number": lambda c: c["state_dict"].update({5: torch.zeros(1)}),
     "a weight in words": lambda c: c["state_dict"].update({"model.norm.weight": "x"}),
     "a weight of integers": lambda c: c["state_dict"].update({"model.norm.weight": torch.ones(16, dtype=torch.int8)}),
+    "a sparse weight": lambda c: c["state_dict"].update({"model.norm.weight": torch.ones(16).to_sparse()}),
     "a weight of another size": lambda c: c["state_dict"].update({"model.norm.weight": torch.ones(3)}),
     "a tokenizer of nothing": lambda c: c["TextDataModule"].update(tokenizer={}),
     "sequences in words": lambda c: c["TextDataModule"].update(validation_sequences="x"),
@@ -384,8 +363,8 @@ def test_what_is_undamaged_but_not_as_written_is_one_sentence(copied, main, how)
         assert len(lines) == 1, err
 
 
-def test_generate_refuses_weights_that_are_not_finite(finished, tmp_path, main):
-    content = torch.load(finished / RUN / runs.LAST, weights_only=True)
+def test_generate_refuses_weights_that_are_not_finite(last, tmp_path, main):
+    content = torch.load(last, weights_only=True)
     content["state_dict"]["model.norm.weight"][3] = float("inf")
     torch.save(content, tmp_path / "bad.ckpt")
     status, _, err = main("generate.py", f"--checkpoint={tmp_path / 'bad.ckpt'}")
@@ -396,8 +375,8 @@ def test_generate_refuses_weights_that_are_not_finite(finished, tmp_path, main):
     )
 
 
-def test_a_reader_that_has_enough_of_the_text_is_no_error(finished):
-    generate = [sys.executable, str(REPO / "generate.py"), f"--checkpoint={finished / RUN / runs.LAST}"]
+def test_a_reader_that_has_enough_of_the_text_is_no_error(last):
+    generate = [sys.executable, str(REPO / "generate.py"), f"--checkpoint={last}"]
     process = subprocess.Popen(generate, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()  # as `| head` does
     assert process.communicate(timeout=60)[1] == ""

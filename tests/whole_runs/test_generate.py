@@ -12,19 +12,18 @@ PROMPT = "the cat"
 
 
 @pytest.fixture
-def generate(main, last):
-    """Continue the prompt; returns the text without the line break at its end, and what is said on standard error."""
+def generate(must_work, last):
+    """Continue the prompt; returns the text without the line break at its end, and standard error."""
 
     def run(*options: object, checkpoint: object = last, prompt: str = PROMPT) -> tuple[str, str]:
-        status, out, err = main("generate.py", f"--checkpoint={checkpoint}", f"--prompt={prompt}", *options)
-        assert status == 0, err
+        out, err = must_work("generate.py", f"--checkpoint={checkpoint}", f"--prompt={prompt}", *options)
         return out.removesuffix("\n"), err
 
     return run
 
 
 def test_as_many_tokens_as_asked_for_and_by_default_to_the_end_of_the_context(generate):
-    """The tokens are bytes, the context 32; what is no UTF-8 is shown as one character, so the count is of stderr."""
+    """Tokens are bytes, of which several may show as one character, so stderr is asked how many there were."""
     for options, expected in ((["--tokens=5"], 5), ([], 32 - len(PROMPT))):
         text, said = generate(*options)
         assert text.startswith(PROMPT)
@@ -50,8 +49,8 @@ def test_a_repetition_penalty_makes_repetitions_rarer(generate):
 
 
 def test_text_ends_before_a_stop_and_one_of_several_is_enough(generate):
-    whole, _ = generate("--seed=5")
-    new = whole[len(PROMPT) :]
+    uncut, _ = generate("--seed=5")
+    new = uncut[len(PROMPT) :]
     stop = new[3:5]
     expected = PROMPT + new[: new.index(stop)]
     assert generate("--seed=5", f"--stop={stop}")[0] == expected
@@ -66,8 +65,8 @@ def test_only_sliding_goes_past_the_end_of_the_context(main, generate, last):
     assert f"at most {32 - len(PROMPT)}" in error_line(err)
 
 
-def test_a_network_that_ends_a_text_ends_it(main, tmp_path):
-    """The token that ends texts is the likeliest, whatever is read; it is not printed."""
+def test_a_network_that_ends_a_text_ends_it(main, must_work, tmp_path):
+    """The end-of-text token is always the likeliest here; it is not printed."""
     (tmp_path / "ranks").write_bytes(ranks())
     encoding = load_tokenizer(str(tmp_path / "ranks"))
     gpt = GPT(GPTConfig(1, 2, 16, 32, encoding.n_vocab))
@@ -75,20 +74,18 @@ def test_a_network_that_ends_a_text_ends_it(main, tmp_path):
         gpt.norm.bias += 3
         gpt.token_embedding.weight[encoding.eot_token] += 3
     save_plain(gpt, tmp_path / "network", encoding)
-    status, out, err = main("generate.py", "--checkpoint=network", f"--prompt={PROMPT}", "--temperature=0")
-    assert status == 0, err
+    out, _ = must_work("generate.py", "--checkpoint=network", f"--prompt={PROMPT}", "--temperature=0")
     assert out == f"{PROMPT}\n"
     # In a prompt its name is ordinary text: as many tokens as it has bytes.
-    status, out, err = main("generate.py", "--checkpoint=network", "--prompt=<|endoftext|>", "--temperature=0")
-    assert status == 0, err
+    out, _ = must_work("generate.py", "--checkpoint=network", "--prompt=<|endoftext|>", "--temperature=0")
     assert out == "<|endoftext|>\n"
     status, _, err = main("generate.py", "--checkpoint=network", "--prompt=" + "<|endoftext|>" * 3)
     assert status == 1
     assert "39 tokens" in error_line(err)
 
 
-def test_other_special_tokens_are_printed_like_text_and_are_ordinary_text_in_a_prompt(main, tmp_path):
-    """<|pad|> is the likeliest token, whatever is read."""
+def test_other_special_tokens_are_printed_like_text_and_are_ordinary_text_in_a_prompt(main, must_work, tmp_path):
+    """<|pad|> is always the likeliest token here."""
     tokenizers = pytest.importorskip("tokenizers")
     learnt = tokenizers.ByteLevelBPETokenizer()
     learnt.train_from_iterator(["the cat sat on the mat " * 50], 300, special_tokens=["<|endoftext|>", "<|pad|>"])
@@ -99,8 +96,7 @@ def test_other_special_tokens_are_printed_like_text_and_are_ordinary_text_in_a_p
     save_huggingface(gpt, tmp_path / "network")
     learnt.save(str(tmp_path / "network/tokenizer.json"))
     args = ["--checkpoint=network", "--temperature=0"]
-    status, out, err = main("generate.py", *args, "--prompt=the cat", "--tokens=3")
-    assert status == 0, err
+    out, _ = must_work("generate.py", *args, "--prompt=the cat", "--tokens=3")
     assert out == "the cat" + 3 * "<|pad|>" + "\n"
     status, _, err = main("generate.py", *args, "--prompt=" + 6 * "<|pad|>")
     assert status == 1

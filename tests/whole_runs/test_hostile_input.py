@@ -1,4 +1,4 @@
-"""Options, configuration files and prompts by the hundred: each works, or is one sentence and a failure."""
+"""Options, configuration files and prompts by the hundred: each works, or fails with one sentence."""
 
 import math
 import os
@@ -20,115 +20,32 @@ from tests.command_line import TINY, run
 
 
 def examples(number: int) -> settings:
-    """The same ones in every run; the fixture `main` is shared by all. Those that fail are not made smaller: it takes
-    minutes."""
+    """The same examples in every run, all with one `main`; failing ones are not shrunk, which would take minutes."""
     phases = [Phase.explicit, Phase.generate]
     health = list(HealthCheck)
     return settings(max_examples=number, deadline=None, derandomize=True, phases=phases, suppress_health_check=health)
 
 
-OPTIONS = [
-    "seed_everything",
-    "experiment",
-    "runs_dir",
-    "data.corpus",
-    "data.tokenizer",
-    "data.batch_size",
-    "data.context_length",
-    "data.data_dir",
-    "data.seed",
-    "data.percents",
-    "model.gpt.n_layer",
-    "model.gpt.n_head",
-    "model.gpt.d_model",
-    "model.gpt.context_length",
-    "model.gpt.vocab_size",
-    "model.gpt.dropout",
-    "model.gpt.bias",
-    "model.gpt.position",
-    "model.gpt.norm",
-    "model.gpt.qk_norm",
-    "model.gpt.activation",
-    "model.gpt.zero_init",
-    "model.gpt.tie_weights",
-    "model.optimizer",
-    "model.learning_rate",
-    "model.muon_learning_rate",
-    "model.muon_momentum",
-    "model.embedding_learning_rate",
-    "model.schedule",
-    "model.warmup_steps",
-    "model.decay_steps",
-    "model.final_learning_rate_fraction",
-    "model.weight_decay",
-    "model.beta1",
-    "model.compile",
-    "trainer.max_steps",
-    "trainer.max_epochs",
-    "trainer.max_time",
-    "trainer.accumulate_grad_batches",
-    "trainer.gradient_clip_val",
-    "trainer.gradient_clip_algorithm",
-    "trainer.val_check_interval",
-    "trainer.check_val_every_n_epoch",
-    "trainer.limit_train_batches",
-    "trainer.limit_val_batches",
-    "trainer.overfit_batches",
-    "trainer.log_every_n_steps",
-    "trainer.precision",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.callbacks",
-    "trainer.logger",
-    "trainer.profiler",
-    "trainer.deterministic",
-    "depth_scan.n_sequences",
-    "depth_scan.every_n_validations",
-    "depth_scan.on_alarm",
-    "attention_heatmaps.max_tokens",
-    "text_samples.prompt",
-    "text_samples.max_new_tokens",
-    "text_samples.temperature",
-    "last_checkpoint.every_n_train_steps",
-    "ckpt_path",
-    "config",
-]
-VALUES = [
-    "",
-    "0",
-    "-1",
-    "1",
-    "3",
-    "0.5",
-    "nan",
-    "inf",
-    "-inf",
-    "1e999",
-    "1e-400",
-    "null",
-    "true",
-    "[1",
-    "{",
-    "a: b: c",
-    "x",
-]
-VALUES += [
-    "…",
-    "\u202e",
-    "/",
-    ".",
-    "..",
-    "/dev/null",
-    "/dev/full",
-    "1" * 30,
-    "[]",
-    "{}",
-    "[1, 2]",
-    "None",
-    "!!python/x y",
-]
+OPTIONS = ["seed_everything", "experiment", "runs_dir"]
+for section, names in {
+    "data": "corpus tokenizer batch_size context_length data_dir seed percents",
+    "model.gpt": "n_layer n_head d_model context_length vocab_size dropout bias position norm qk_norm activation "
+    "zero_init tie_weights",
+    "model": "optimizer learning_rate muon_learning_rate muon_momentum embedding_learning_rate schedule warmup_steps "
+    "decay_steps final_learning_rate_fraction weight_decay beta1 compile",
+    "trainer": "max_steps max_epochs max_time accumulate_grad_batches gradient_clip_val gradient_clip_algorithm "
+    "val_check_interval check_val_every_n_epoch limit_train_batches limit_val_batches overfit_batches "
+    "log_every_n_steps precision accelerator devices num_nodes strategy callbacks logger profiler deterministic",
+    "depth_scan": "n_sequences every_n_validations on_alarm",
+    "attention_heatmaps": "max_tokens",
+    "text_samples": "prompt max_new_tokens temperature",
+    "last_checkpoint": "every_n_train_steps",
+}.items():
+    OPTIONS += [f"{section}.{name}" for name in names.split()]
+OPTIONS += ["ckpt_path", "config"]
+VALUES = ["", "0", "-1", "1", "3", "0.5", "nan", "inf", "-inf", "1e999", "1e-400", "null", "true", "[1", "{", "a: b: c"]
+VALUES += ["x", "…", "\u202e", "/", ".", "..", "/dev/null", "/dev/full", "1" * 30, "[]", "{}", "[1, 2]", "None"]
+VALUES += ["!!python/x y"]
 NAMES = ["model", "gpt", "n_layer", "trainer", "callbacks", "class_path", "init_args", "data", "x", "config"]
 
 
@@ -239,7 +156,7 @@ def test_the_optimiser_takes_only_numbers_it_can_use(**options):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """Of a network that reads bytes."""
+    """A checkpoint of a network that reads bytes."""
     config = GPTConfig(n_layer=1, n_head=2, d_model=8, context_length=24, vocab_size=256)
     content = {
         "hyper_parameters": {"gpt": asdict(config)},
@@ -254,7 +171,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @examples(150)
 @given(
-    # As a shell hands it over: what is no UTF-8 comes as surrogates. An argument cannot hold a NUL.
+    # As a shell hands it over: bytes that are not UTF-8 come as surrogates. An argument cannot hold a NUL.
     prompt=st.binary(max_size=40).map(os.fsdecode) | st.text(max_size=30),
     options=st.fixed_dictionaries(
         {},
@@ -279,6 +196,6 @@ def test_any_prompt_is_continued_or_is_one_sentence(main, checkpoint, prompt, op
 
 
 def test_a_prompt_that_is_no_utf_8_goes_through_the_terminal(checkpoint, tmp_path):
-    """Under a real process, whose output has to be encoded."""
+    """In a process of its own, whose output has to be encoded."""
     result = run("generate.py", "--checkpoint", checkpoint, "--prompt", b"caf\xe9", "--tokens", 3, cwd=tmp_path)
     assert result.returncode == 0 or fails_clearly(result.returncode, result.stderr), result.stderr

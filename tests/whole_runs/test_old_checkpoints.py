@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import REPO
+from tests.whole_runs.conftest import LAST
 
 SIZES = ["--model.gpt.n_layer=2", "--model.gpt.n_head=2", "--model.gpt.d_model=16", "--model.gpt.context_length=32"]
 SIZES += ["--model.gpt.dropout=0.1", "--model.warmup_steps=5"]
@@ -26,27 +27,24 @@ OLD = {
 
 
 @pytest.mark.parametrize("name", OLD)
-def test_a_run_of_an_earlier_version_goes_on_as_it_did_then(name, main, corpus_file, tmp_path):
+def test_a_run_of_an_earlier_version_goes_on_as_it_did_then(name, must_work, corpus_file, tmp_path):
     options, _, total = OLD[name]
     given = [*SIZES, *DATA, *(f"--trainer.{option}" for option in TRAINER), *options]
     old = REPO / "tests" / "old_checkpoints" / f"{name}.ckpt"
-    status, _, errors = main("train.py", "fit", f"--data.corpus={corpus_file}", *given, "--ckpt_path", old)
-    assert status == 0, errors
-    content = torch.load(tmp_path / "runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
+    must_work("train.py", "fit", f"--data.corpus={corpus_file}", *given, "--ckpt_path", old)
+    content = torch.load(tmp_path / LAST, weights_only=True)
     assert content["global_step"] == 30
     # Another machine adds in another order.
     assert sum(w.double().abs().sum().item() for w in content["state_dict"].values()) == pytest.approx(total, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", OLD)
-def test_a_checkpoint_of_an_earlier_version_is_analysed_and_continued(name, main, tmp_path):
+def test_a_checkpoint_of_an_earlier_version_is_analysed_and_continued(name, must_work, tmp_path):
     old = REPO / "tests" / "old_checkpoints" / f"{name}.ckpt"
-    status, _, errors = main("analyze.py", "--checkpoint", old, "--output", tmp_path / "analysis", "--no-ablation")
-    assert status == 0, errors
+    must_work("analyze.py", "--checkpoint", old, "--output", tmp_path / "analysis", "--no-ablation")
     # The scans that the run had made before are in it, and are shown; of modern's there was none.
     assert f'"step": {OLD[name][1]}' in (tmp_path / "analysis" / "depth_scan.json").read_text()
     assert (tmp_path / "analysis" / "entropy_over_time.png").is_file() == (name != "modern")
-    status, text, errors = main("generate.py", "--checkpoint", old, "--prompt", "the cat ", "--tokens", 8)
-    assert status == 0, errors
+    text, _ = must_work("generate.py", "--checkpoint", old, "--prompt", "the cat ", "--tokens", 8)
     assert text.startswith("the cat ")
     assert len(text) > len("the cat ")

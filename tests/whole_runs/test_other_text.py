@@ -1,25 +1,23 @@
-"""`train.py test` takes all of a text that the checkpoint was not trained on, and of the run's own text its split."""
+"""`train.py test`: all of a text that the checkpoint was not trained on is tested, and the test split of its own."""
 
 import os
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from gpt_lightning.checkpoints.content import DATA_KEY
 from gpt_lightning.interop.any_checkpoint import load_checkpoint
 from tests.command_line import TINY, run
+from tests.whole_runs.conftest import LAST, loss_by_hand, printed_loss
 
-LAST = "runs/default/version_0/checkpoints/last.ckpt"
 OTHER = b"An old man and the sea. " * 9 + bytes(range(32, 127)) + "Größe, 漢字".encode() * 7
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, corpus_file) -> Path:
-    """The directory of a run on text.txt in it, named as from there."""
+    """The directory of a run on a text.txt that lies in it and is named relative to it."""
     directory = tmp_path_factory.mktemp("trained")
     (directory / "text.txt").write_bytes(corpus_file.read_bytes())
     options = ["--data.corpus=text.txt", "--trainer.max_steps=6", "--trainer.logger=false"]
@@ -29,26 +27,19 @@ def trained(tmp_path_factory, corpus_file) -> Path:
 
 
 @pytest.fixture
-def tested_on(main, trained):
-    """Test the run's checkpoint; returns the loss that is printed and the line about what it is of."""
+def tested_on(must_work, trained):
+    """Test the run's checkpoint; returns the printed loss and the line that says which text was tested."""
 
     def test(*options: object, checkpoint: Path = trained / LAST) -> tuple[float, str]:
-        status, out, err = main("train.py", "test", *TINY, f"--ckpt_path={checkpoint}", *options)
-        assert status == 0, err
+        out, err = must_work("train.py", "test", *TINY, f"--ckpt_path={checkpoint}", *options)
         said = [line for line in err.splitlines() if "Tests on" in line]
-        return float(re.search(r"test/loss\s*│\s*([\d.]+)", out).group(1)), "\n".join(said)
+        return printed_loss(out), "\n".join(said)
 
     return test
 
 
-def loss_by_hand(checkpoint: Path, text: bytes) -> float:
-    """Each byte but the first predicted once, from those before it in its window of 32."""
-    gpt, tokens, total = load_checkpoint(checkpoint).model, torch.tensor(list(text)), 0.0
-    for start in range(0, len(tokens) - 1, 32):
-        inputs, targets = tokens[start : min(start + 32, len(tokens) - 1)], tokens[start + 1 : start + 33]
-        with torch.no_grad():
-            total += F.cross_entropy(gpt(inputs[None])[0], targets, reduction="sum").item()
-    return total / (len(tokens) - 1)
+def expected_loss(checkpoint: Path, text: bytes) -> float:
+    return loss_by_hand(load_checkpoint(checkpoint).model, text, 32)
 
 
 def same(loss: float) -> object:
@@ -59,13 +50,13 @@ def test_all_of_another_file_is_tested_on_and_that_is_said(tested_on, trained, t
     (tmp_path / "other.txt").write_bytes(OTHER)
     loss, said = tested_on("--data.corpus=other.txt")
     assert said == "Tests on all of other.txt, which the checkpoint was not trained on."
-    assert loss == same(loss_by_hand(trained / LAST, OTHER))
-    assert loss != same(loss_by_hand(trained / LAST, OTHER[len(OTHER) * 95 // 100 :]))
+    assert loss == same(expected_loss(trained / LAST, OTHER))
+    assert loss != same(expected_loss(trained / LAST, OTHER[len(OTHER) * 95 // 100 :]))
 
 
 def test_of_what_it_was_trained_on_the_split_is_tested_on_wherever_that_is_named_from(tested_on, trained):
     text = (trained / "text.txt").read_bytes()
-    expected = loss_by_hand(trained / LAST, text[len(text) * 95 // 100 :])
+    expected = expected_loss(trained / LAST, text[len(text) * 95 // 100 :])
     for name in (trained / "text.txt", os.path.relpath(trained / "text.txt")):
         assert tested_on(f"--data.corpus={name}") == (same(expected), "")
 
@@ -78,23 +69,23 @@ def test_the_user_says_which_part(tested_on, trained, tmp_path):
     (tmp_path / "other.txt").write_bytes(OTHER)
     loss, said = tested_on("--data.corpus=other.txt", "--data.percents=[50, 0, 50]")
     assert said == ""
-    assert loss == same(loss_by_hand(trained / LAST, OTHER[len(OTHER) * 50 // 100 :]))
+    assert loss == same(expected_loss(trained / LAST, OTHER[len(OTHER) * 50 // 100 :]))
 
 
 def test_a_text_that_may_be_the_same_is_not_said_to_be_another(tested_on, trained, tmp_path):
-    """A copy elsewhere, or the directory that holds it."""
+    """The text is a copy elsewhere."""
     shutil.copy(trained / "text.txt", tmp_path / "text.txt")
     text = (trained / "text.txt").read_bytes()
     loss, said = tested_on("--data.corpus=text.txt")
     its_text = repr(str((trained / "text.txt").resolve()))
     expected = f"some of which the checkpoint may have been trained on: its text was {its_text}."
     assert said == f"Tests on all of text.txt, {expected}"
-    assert loss == same(loss_by_hand(trained / LAST, text))
+    assert loss == same(expected_loss(trained / LAST, text))
 
 
 @pytest.mark.parametrize("forgotten", [["source"], ["source", "options"]])
 def test_checkpoints_that_do_not_say_all(tested_on, trained, tmp_path, forgotten):
-    """An older one has what the user called its text; if nothing says, the split is as it always was."""
+    """An older checkpoint knows the text by the name that the user gave; one that knows nothing gets the test split."""
     content = torch.load(trained / LAST, weights_only=True)
     del content[DATA_KEY]["text"]["source"]
     content["datamodule_hyper_parameters"]["corpus"] = str(tmp_path / "a.txt")
@@ -107,7 +98,7 @@ def test_checkpoints_that_do_not_say_all(tested_on, trained, tmp_path, forgotten
         loss, said = tested_on(f"--data.corpus={name}", checkpoint=checkpoint)
         of_all = name == "b.txt" and "options" not in forgotten
         assert said == ("Tests on all of b.txt, which the checkpoint was not trained on." if of_all else "")
-        assert loss == same(loss_by_hand(checkpoint, OTHER if of_all else OTHER[len(OTHER) * 95 // 100 :]))
+        assert loss == same(expected_loss(checkpoint, OTHER if of_all else OTHER[len(OTHER) * 95 // 100 :]))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
-"""Several processes, started as a user does: by Lightning, and by torchrun as two emulated nodes; killed, and resumed.
+"""Several processes, started by Lightning, and by torchrun as two emulated nodes; killed, and resumed.
 
 They have to train what one process trains with the same global batch, so every run here is compared with `alone`.
 """
 
 import os
-import runpy
 import shutil
 import signal
 import socket
@@ -16,16 +15,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gpt_lightning.checkpoints import runs
 from tests.command_line import TINY, command, environment
 from tests.conftest import REPO
+from tests.whole_runs.conftest import LAST, PREVIOUS, RUN, scalars, step_of, train_in
 
 STEPS = 40
-# Two accumulated batches make an optimiser step, 42 an epoch. Validation is after batches 25, 50 and 75, of which the
-# first and the last lie inside an accumulation window.
+# Two accumulated batches make an optimiser step, and 42 an epoch. Validation comes after batches 25, 50 and 75; the
+# first and the last of these lie inside an accumulation window.
 OPTIONS = [
-    "fit",
     *TINY,
     "--data.corpus=text.txt",
     "--model.gpt.dropout=0",
@@ -37,19 +36,12 @@ OPTIONS = [
     "--text_samples.max_new_tokens=8",
 ]
 ENDLESS = ["--trainer.max_steps=1000000", "--data.batch_size=2"]
-RUN = Path("runs/default/version_0")
-LAST, BEST = RUN / "checkpoints/last.ckpt", RUN / "checkpoints/best.ckpt"
+BEST = RUN / runs.BEST
 GONE = "error: Another of the 2 processes of this run ended, or no longer answers"
 
 
 def one_process(directory: Path, *args: str) -> None:
-    """Train to the end in this process, which saves the seconds that a new one takes to import torch."""
-    torch.set_num_threads(1)  # conftest's fixture comes after those of a module
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory)
-        alone = [f"--trainer.max_steps={STEPS}", "--data.batch_size=4"]
-        patch.setattr(sys, "argv", ["train.py", *OPTIONS, *alone, *args])
-        runpy.run_path(str(REPO / "train.py"), run_name="__main__")
+    train_in(directory, *OPTIONS, f"--trainer.max_steps={STEPS}", "--data.batch_size=4", *args)
 
 
 def start(args: list[str], cwd: Path) -> subprocess.Popen:
@@ -69,7 +61,7 @@ def wait_for(condition: Callable[[], bool], processes: list[subprocess.Popen]) -
 
 
 def kill_all(processes: list[subprocess.Popen]) -> None:
-    """Also their children, if they are still there."""
+    """Kill processes and those of their children that are still there."""
     for process in processes:
         try:
             os.killpg(process.pid, signal.SIGKILL)
@@ -78,19 +70,17 @@ def kill_all(processes: list[subprocess.Popen]) -> None:
 
 
 def steps_saved(directory: Path) -> int:
-    last = directory / LAST
-    return torch.load(last, weights_only=True)["global_step"] if last.exists() else 0
+    return step_of(directory / LAST) if (directory / LAST).exists() else 0
 
 
 def curves(directory: Path) -> dict[str, dict[int, float]]:
-    """All but those of speed."""
-    events = EventAccumulator(str(directory / RUN), size_guidance={"scalars": 0}).Reload()
-    tags = set(events.Tags()["scalars"]) - {"train/tokens_per_second", "train/mfu"}
-    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags}
+    """The curves of a run, except those of speed: a value for each step."""
+    of_speed = ("train/tokens_per_second", "train/mfu")
+    return {tag: dict(points) for tag, points in scalars(directory / RUN).items() if tag not in of_speed}
 
 
 def assert_same_curves(directory: Path, alone: Path, after: int = -1) -> None:
-    """Losses, validations and depth scans agree within rounding with those of `alone` after a step."""
+    """Losses, validations and depth scans after a step agree with those of `alone` within rounding."""
     ours, theirs = curves(directory), curves(alone)
     assert set(ours) == set(theirs)
     assert list(theirs["val/loss"]) == [12, 24, 37]
@@ -118,14 +108,14 @@ def alone(tmp_path_factory, corpus_file) -> Path:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, alone) -> Iterator[tuple[Path, subprocess.Popen, str]]:
-    """Two processes on one machine, of which rank zero, which started the other, is killed after a validation.
+    """Two processes on one machine. Rank zero, which started the other, is killed after a validation.
 
     The working directory; the process that was killed; and what both wrote to standard error, until both had ended.
     """
     directory = tmp_path_factory.mktemp("killed")
     shutil.copy(alone / "text.txt", directory)
     overlay = ["--config", REPO / "configs/ddp.yaml", "--trainer.devices=2"]
-    process = start(command("train.py", *OPTIONS, *overlay, *ENDLESS), directory)
+    process = start(command("train.py", "fit", *OPTIONS, *overlay, *ENDLESS), directory)
     try:
         wait_for((directory / BEST).exists, [process])
         process.kill()
@@ -149,7 +139,7 @@ def test_a_rank_whose_rank_zero_was_killed_ends_with_one_line(killed):
 def test_a_rank_whose_rank_zero_was_killed_before_they_met_ends_with_one_line(tmp_path, alone):
     shutil.copy(alone / "text.txt", tmp_path)
     overlay = ["--config", REPO / "configs/ddp.yaml", "--trainer.devices=2"]
-    process = start(command("train.py", *OPTIONS, *overlay, *ENDLESS), tmp_path)
+    process = start(command("train.py", "fit", *OPTIONS, *overlay, *ENDLESS), tmp_path)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     try:
         wait_for(lambda: children.read_text() != "", [process])
@@ -176,7 +166,7 @@ def test_twice_the_batch_without_accumulation_trains_the_same(killed, alone, tmp
 
 
 def test_fsdp_takes_over_inside_an_accumulation_window_and_hands_back(killed, alone, tmp_path):
-    """From checkpoints of one kind to those of the other, which any program here can read."""
+    """DDP's checkpoints can be continued with FSDP, and FSDP's with one process."""
     shutil.copy(alone / "text.txt", tmp_path)
     shutil.copy(killed[0] / BEST, tmp_path)
     options = [
@@ -186,7 +176,7 @@ def test_fsdp_takes_over_inside_an_accumulation_window_and_hands_back(killed, al
         "--data.batch_size=2",
         "--ckpt_path=best.ckpt",
     ]
-    process = start(command("train.py", *OPTIONS, *options, f"--trainer.max_steps={STEPS}"), tmp_path)
+    process = start(command("train.py", "fit", *OPTIONS, *options, f"--trainer.max_steps={STEPS}"), tmp_path)
     try:
         _, err = process.communicate(timeout=120)
     finally:
@@ -195,7 +185,7 @@ def test_fsdp_takes_over_inside_an_accumulation_window_and_hands_back(killed, al
     # Lightning does not load the running average of train/loss with FSDP: the first figure is the mean of fewer steps.
     assert_same_curves(tmp_path, alone, after=14)
     assert_same_weights(tmp_path, alone)
-    one_process(tmp_path, f"--ckpt_path={LAST.with_name('previous.ckpt')}")
+    one_process(tmp_path, f"--ckpt_path={PREVIOUS}")
     assert_same_weights(tmp_path, alone)
 
 
@@ -211,7 +201,7 @@ def test_two_nodes_go_on_inside_an_accumulation_window_until_one_is_killed(kille
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--local-addr=127.0.0.1"]
     nodes = ["--trainer.strategy=ddp", "--trainer.devices=1", "--trainer.num_nodes=2"]
-    train = [str(REPO / "train.py"), *OPTIONS, *nodes, *ENDLESS, "--ckpt_path=best.ckpt"]
+    train = [str(REPO / "train.py"), "fit", *OPTIONS, *nodes, *ENDLESS, "--ckpt_path=best.ckpt"]
     agents = [start([*torchrun, *train], tmp_path) for _ in range(2)]
     try:
         wait_for(lambda: steps_saved(tmp_path) > STEPS, agents)

@@ -1,27 +1,14 @@
-"""docs/resuming.md: which run is gone on with, where, and what may change on the way."""
+"""docs/resuming.md: which run goes on, from where, and what may change on the way."""
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
-import torch
 
 from gpt_lightning.module import GPTModule
 from tests.command_line import TINY
-from tests.whole_runs.conftest import LAST, error_line, events, ranks
-
-
-@pytest.fixture
-def copied(trained, tmp_path) -> Path:
-    """A copy of the finished run in `tmp_path`."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    return tmp_path / LAST.parent.parent
-
-
-def step_of(checkpoint: Path) -> int:
-    return torch.load(checkpoint, weights_only=True)["global_step"]
+from tests.whole_runs.conftest import LAST, error_line, ranks, scalars, step_of
 
 
 def test_last_is_the_newest_run_that_has_a_checkpoint(copied, fit, tmp_path):
@@ -39,15 +26,14 @@ def test_a_file_is_gone_on_with_in_the_directory_of_its_run(copied, fit, tmp_pat
     assert [path.name for path in copied.parent.iterdir()] == ["version_0"]
 
 
-def test_the_command_that_is_said_goes_on_for_longer(copied, main, trained, monkeypatch):
-    """`Go on with …`, typed as it stands."""
+def test_the_command_that_is_said_goes_on_for_longer(copied, must_work, trained, monkeypatch):
+    """`Go on with …` is typed exactly as it was printed."""
     (line,) = [line for line in (trained / "said.txt").read_text().splitlines() if line.startswith("Go on with")]
     script, *args = line.removeprefix("Go on with").split()[1:]
-    status, out, err = main(script, *args, "--depth_scan.every_n_validations=0", "--trainer.limit_val_batches=1")
-    assert status == 0, err
+    out, _ = must_work(script, *args, "--depth_scan.every_n_validations=0", "--trainer.limit_val_batches=1")
     assert "resumed at step 40" in out
     assert "Stopped after 80 optimiser steps" in out
-    rates = {event.step: event.value for event in events(copied).Scalars("train/learning_rate")}
+    rates = dict(scalars(copied)["train/learning_rate"])
     assert rates[39] == pytest.approx(rates[79], rel=0.03)  # the end of the cosine, which has been stretched:
     assert rates[44] > 3 * rates[39]
 
@@ -55,17 +41,17 @@ def test_the_command_that_is_said_goes_on_for_longer(copied, main, trained, monk
 def test_options_of_now_win_over_the_checkpoints(copied, fit):
     options = ["--model.learning_rate=1e-6", "--model.final_learning_rate_fraction=1", "--data.batch_size=2"]
     fit("--ckpt_path=last", "--trainer.max_steps=50", "--trainer.val_check_interval=4", *options)
-    accumulator = events(copied)
-    rates = {event.step: event.value for event in accumulator.Scalars("train/learning_rate")}
+    curves = scalars(copied)
+    rates = dict(curves["train/learning_rate"])
     assert rates[39] > 1e-5
     assert rates[44] == rates[49] == pytest.approx(1e-6)
-    validated = [event.step for event in accumulator.Scalars("val/loss")]
+    validated = [step for step, _ in curves["val/loss"]]
     assert validated[:2] == [19, 39]
     assert len(validated) > 5
 
 
 def test_another_tokenizer_is_refused(fit, tmp_path):
-    """Of as many ids, so that only what they stand for is another."""
+    """Both have as many ids, but these stand for other bytes."""
     forwards = ranks()
     (tmp_path / "forwards").write_bytes(forwards)
     lines = forwards.splitlines()
@@ -129,10 +115,11 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(fit, tmp_path, m
 
 
 @pytest.mark.parametrize(("subcommand", "name"), [("validate", "last"), ("test", "best")])
-def test_a_look_at_a_checkpoint_prints_loss_perplexity_and_bits_per_byte(main, copied, corpus_file, subcommand, name):
+def test_a_look_at_a_checkpoint_prints_loss_perplexity_and_bits_per_byte(
+    must_work, copied, corpus_file, subcommand, name
+):
     options = [*TINY, f"--data.corpus={corpus_file}", "--trainer.enable_progress_bar=false"]
-    status, out, err = main("train.py", subcommand, *options, f"--ckpt_path={name}")
-    assert status == 0, err
+    out, _ = must_work("train.py", subcommand, *options, f"--ckpt_path={name}")
     stage = "val" if subcommand == "validate" else "test"
     assert all(f"{stage}/{figure}" in out for figure in ("loss", "perplexity", "bits_per_byte"))
 

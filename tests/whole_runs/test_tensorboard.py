@@ -1,4 +1,4 @@
-"""TensorBoard itself, serving a run of ours, and a real browser where there is one."""
+"""TensorBoard itself, serving a run, and a real browser that opens the report, where there is one."""
 
 import json
 import re
@@ -7,33 +7,31 @@ import struct
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-from tests.command_line import TINY, environment, run
+from tests.command_line import environment, run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory, corpus_file) -> Path:
-    directory = tmp_path_factory.mktemp("served")
-    result = run("train.py", "fit", *TINY, "--trainer.max_steps=40", "--data.corpus", corpus_file, cwd=directory)
-    assert result.returncode == 0, result.stderr
-    return directory / "runs"
-
-
-@pytest.fixture(scope="module")
-def server(run_dir):
+def server(trained):
     """The address of a TensorBoard that serves the run."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", run_dir, "--port", "0", "--load_fast", "false"]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        trained / "runs",
+        "--port",
+        "0",
+        "--load_fast",
+        "false",
+    ]
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
-    address = None
-    for line in process.stderr:
-        if found := re.search(r"http://\S+", line):
-            address = found[0]
-            break
+    addresses = (match[0] for line in process.stderr if (match := re.search(r"http://\S+", line)))
+    address = next(addresses, None)
     assert address, "TensorBoard did not start"
     yield address
     process.kill()
@@ -47,12 +45,11 @@ def fetch(address: str) -> bytes:
 
 def wait_for(address: str, run_name: str, wanted: set[str]) -> None:
     """TensorBoard loads in the background: ask until it has all these tags of the run."""
-    found: set[str] = set()
     for _ in range(600):
-        found = set(json.loads(fetch(address)).get(run_name, ()))
-        if wanted <= found:
+        missing = wanted - set(json.loads(fetch(address)).get(run_name, ()))
+        if not missing:
             return
-    pytest.fail(f"TensorBoard never had {wanted - found} at {address}")
+    pytest.fail(f"TensorBoard never had {missing} at {address}")
 
 
 def test_tensorboard_serves_curves_and_pictures(server):
@@ -71,9 +68,8 @@ def test_tensorboard_serves_curves_and_pictures(server):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_browser_shows_the_report_offline(run_dir, tmp_path):
-    checkpoint = run_dir / "default/version_0/checkpoints/last.ckpt"
-    args = ("--checkpoint", checkpoint, "--output", tmp_path, "--no-ablation")
+def test_a_browser_shows_the_report_offline(last, tmp_path):
+    args = ("--checkpoint", last, "--output", tmp_path, "--no-ablation")
     assert run("analyze.py", *args, cwd=tmp_path).returncode == 0
     # The page's own title is set from inside the browser: only if every picture has decoded.
     page = tmp_path / "report.html"

@@ -1,6 +1,6 @@
-"""A new metric, verdict or alarm is a function and one row: whatever lists them shows it, with nothing else touched.
+"""A new metric, verdict or alarm takes one row (and a metric its function): everything that lists them then shows it.
 
-Each is really added, to a copy of the code, and looked for where people would look.
+Each is really added to a copy of the code, and then looked for where a user would look.
 """
 
 import shutil
@@ -82,7 +82,7 @@ assert "Add one." in report_html(study(gpt, torch.randint(50, (3, 72)), step=100
 assert "| two-headed | it has two | The layer has two heads. | Add one. |" in alarms()
 """
 JUDGE, MEASURE = "gpt_lightning/interpret/judge", "gpt_lightning/interpret/measure"
-# File, what stands there, and what is put before it.
+# What to add: its changes (a file, a line in it, and what to put before that line) and a script that looks for it.
 ADDED = {
     "metric": (
         [
@@ -125,11 +125,11 @@ ADDED = {
 }
 
 
-@pytest.mark.parametrize("what", ADDED)
-def test_one_row_is_all_that_a_new_one_takes(what, tmp_path):
+@pytest.mark.parametrize("kind", ADDED)
+def test_one_row_is_all_that_a_new_one_takes(kind, tmp_path):
     for folder in FOLDERS:
         shutil.copytree(REPO / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "images"))
-    changes, script = ADDED[what]
+    changes, script = ADDED[kind]
     for file, before, new in changes:
         text = (tmp_path / file).read_text()
         assert text.count(before) == 1, f"{before!r} is no longer in {file}"

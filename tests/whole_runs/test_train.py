@@ -1,4 +1,4 @@
-"""train.py as a user runs it: the run it leaves, what TensorBoard reads, a killed process, bad input."""
+"""train.py as a user runs it: the files of a run, what TensorBoard reads, a killed process, bad input."""
 
 import shutil
 import signal
@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gpt_lightning.model import GPT, GPTConfig
+from gpt_lightning.module import GPTModule
 from tests.command_line import TINY, command, environment, run
 from tests.conftest import REPO
+from tests.whole_runs.conftest import LAST, RUN, events, scalars, step_of
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +27,8 @@ def finished(tmp_path_factory, corpus_file) -> Path:
     return directory
 
 
-def events(run_dir: Path) -> EventAccumulator:
-    """What TensorBoard itself reads from a run."""
-    return EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
-
-
-def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    accumulator = events(run_dir)
-    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
-
-
 def test_a_run_leaves_what_the_contract_says(finished):
-    run_dir = finished / "runs/default/version_0"
+    run_dir = finished / RUN
     assert (run_dir / "checkpoints/last.ckpt").is_file()
     assert (run_dir / "checkpoints/best.ckpt").is_file()
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
@@ -44,8 +36,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
     # Taken as somebody's own configuration, it must neither resume this run nor be bound to this hardware.
     assert config["ckpt_path"] is None
     assert config["trainer"]["precision"] is None
-    checkpoint = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 60
+    assert step_of(run_dir / "checkpoints/last.ckpt") == 60
 
 
 def test_training_says_where_things_are_and_shows_text(finished):
@@ -57,7 +48,7 @@ def test_training_says_where_things_are_and_shows_text(finished):
 
 
 def test_tensorboard_has_the_tags_of_the_contract(finished):
-    tags = events(finished / "runs/default/version_0").Tags()
+    tags = events(finished / RUN).Tags()
     scalar_tags = set(tags["scalars"])
     plain = {"train/loss", "val/loss", "val/bits_per_byte", "val/perplexity", "train/tokens_per_second", "train/mfu"}
     assert plain <= scalar_tags
@@ -72,7 +63,7 @@ def test_tensorboard_has_the_tags_of_the_contract(finished):
 
 def test_the_learning_rate_follows_optimiser_steps_not_batches(finished):
     """Warm-up takes 5 optimiser steps (10 batches); the cosine ends at a tenth of the peak at step 60."""
-    logged = dict(scalars(finished / "runs/default/version_0")["train/learning_rate"])
+    logged = dict(scalars(finished / RUN)["train/learning_rate"])
     assert logged[4] == pytest.approx(2e-3, rel=1e-3)
     assert logged[59] == pytest.approx(2e-4, rel=0.02)
 
@@ -94,7 +85,7 @@ def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(
     tmp_path, finished, corpus_file, sent, status
 ):
     args = ["fit", *TINY, "--data.corpus", corpus_file]
-    checkpoints = tmp_path / "runs/default/version_0/checkpoints"
+    checkpoints = tmp_path / RUN / "checkpoints"
     process = subprocess.Popen(command("train.py", *args), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     # best.ckpt comes with the first validation: some of what was written before the end has to be kept, some dropped.
@@ -102,7 +93,7 @@ def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(
         time.sleep(0.01)
     process.send_signal(sent)
     assert process.wait(timeout=60) == status, "it ended before the signal, or not as it should"
-    stopped_at = torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"]
+    stopped_at = step_of(checkpoints / "last.ckpt")
     assert stopped_at < 60
 
     resumed = run("train.py", *args, "--ckpt_path", "last", cwd=tmp_path)
@@ -111,7 +102,7 @@ def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(
     assert [path.name for path in (tmp_path / "runs/default").iterdir()] == ["version_0"]
 
     ours = torch.load(checkpoints / "last.ckpt", weights_only=True)
-    uninterrupted = torch.load(finished / "runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
+    uninterrupted = torch.load(finished / LAST, weights_only=True)
     for name, tensor in uninterrupted["state_dict"].items():
         assert torch.equal(ours["state_dict"][name], tensor), name
     for parameter, state in uninterrupted["optimizer_states"][0]["state"].items():
@@ -119,7 +110,7 @@ def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(
             assert torch.equal(ours["optimizer_states"][0]["state"][parameter][name], tensor), (parameter, name)
 
     # TensorBoard shows one curve, the same as if nothing had happened (but for speed).
-    ours, uninterrupted = scalars(checkpoints.parent), scalars(finished / "runs/default/version_0")
+    ours, uninterrupted = scalars(checkpoints.parent), scalars(finished / RUN)
     assert set(ours) == set(uninterrupted)
     assert [step for step, _ in ours["depth_scan/entropy/layer_00"]] == [19, 39, 59]
     for tag in set(uninterrupted) - {"train/tokens_per_second", "train/mfu"}:
@@ -178,7 +169,7 @@ def test_bad_input_is_one_line_and_a_failure(main, finished, corpus_file, tmp_pa
         pytest.skip("there is a GPU")
     (tmp_path / "empty.txt").touch()
     (tmp_path / "file.txt").write_text("a file, not a directory")
-    last = finished / "runs/default/version_0/checkpoints/last.ckpt"
+    last = finished / LAST
     (tmp_path / "truncated.ckpt").write_bytes(last.read_bytes()[:20_000])
     shutil.copy(last, tmp_path / "other.ckpt")
     torch.save([1, 2, 3], tmp_path / "list.ckpt")
@@ -198,9 +189,8 @@ def test_an_unknown_subcommand_is_refused(main):
 
 
 @pytest.mark.parametrize("config", sorted(path.name for path in (REPO / "configs").glob("*.yaml")))
-def test_every_config_parses_over_the_default(main, config):
-    status, out, err = main("train.py", "fit", "--config", REPO / "configs" / config, "--print_config")
-    assert status == 0, err
+def test_every_config_parses_over_the_default(must_work, config):
+    out, _ = must_work("train.py", "fit", "--config", REPO / "configs" / config, "--print_config")
     printed = yaml.safe_load(out)
     trainer = yaml.safe_load((REPO / "configs" / config).read_text()).get("trainer", {})
     for key, value in trainer.items():
@@ -211,22 +201,11 @@ def test_every_config_parses_over_the_default(main, config):
             assert printed["trainer"][key] == value
 
 
-def test_later_configs_and_flags_win(main, tmp_path):
+def test_later_configs_and_flags_win(must_work, tmp_path):
     (tmp_path / "mine.yaml").write_text("model: {learning_rate: 0.5, warmup_steps: 7}\n")
-    gpu = REPO / "configs" / "shakespeare-gpu.yaml"
-    base = REPO / "configs" / "shakespeare.yaml"
-    _, out, _ = main(
-        "train.py",
-        "fit",
-        "--config",
-        base,
-        "--config",
-        gpu,
-        "--config",
-        "mine.yaml",
-        "--model.warmup_steps=9",
-        "--print_config",
-    )
+    files = (REPO / "configs/shakespeare.yaml", REPO / "configs/shakespeare-gpu.yaml", "mine.yaml")
+    configs = [f"--config={file}" for file in files]
+    out, _ = must_work("train.py", "fit", *configs, "--model.warmup_steps=9", "--print_config")
     printed = yaml.safe_load(out)
     assert printed["experiment"] == "shakespeare-gpu"
     assert printed["data"]["corpus"] == "shakespeare"
@@ -235,10 +214,8 @@ def test_later_configs_and_flags_win(main, tmp_path):
     assert printed["model"]["gpt"]["n_layer"] == 6
 
 
-def test_enwik8_is_the_163m_network_with_an_effective_batch_of_64(main):
-    from gpt_lightning.model import GPT, GPTConfig
-
-    _, out, _ = main("train.py", "fit", "--config", REPO / "configs/enwik8.yaml", "--print_config")
+def test_enwik8_is_the_163m_network_with_an_effective_batch_of_64(must_work):
+    out, _ = must_work("train.py", "fit", "--config", REPO / "configs/enwik8.yaml", "--print_config")
     printed = yaml.safe_load(out)
     assert printed["model"]["gpt"]["vocab_size"] == 0  # --print_config does not settle what follows from the tokenizer
     with torch.device("meta"):
@@ -247,35 +224,20 @@ def test_enwik8_is_the_163m_network_with_an_effective_batch_of_64(main):
     assert printed["trainer"]["precision"] == "16-mixed"
 
 
-def test_no_logger_no_bar_no_trouble(main, corpus_file):
+def test_no_logger_no_bar_no_trouble(must_work, corpus_file):
     """Callbacks that write to TensorBoard survive without it."""
     args = ["--trainer.max_steps=4", "--trainer.val_check_interval=4", "--trainer.logger=false"]
-    status, out, err = main(
-        "train.py", *TINY, f"--data.corpus={corpus_file}", *args, "--trainer.enable_progress_bar=false"
-    )
-    assert status == 0, err
+    out, _ = must_work("train.py", *TINY, f"--data.corpus={corpus_file}", *args, "--trainer.enable_progress_bar=false")
     assert "Stopped after 4 optimiser steps" in out
 
 
-def test_16_mixed_runs_on_a_cpu_as_bf16_after_one_line(main, corpus_file):
-    status, out, err = main(
-        "train.py",
-        "fit",
-        *TINY,
-        f"--data.corpus={corpus_file}",
-        "--trainer.max_steps=2",
-        "--trainer.precision=16-mixed",
-    )
-    assert status == 0, err
+def test_16_mixed_runs_on_a_cpu_as_bf16_after_one_line(fit):
+    out, _ = fit("--trainer.max_steps=2", "--trainer.precision=16-mixed", quiet=False)
     assert out.splitlines()[0].startswith("A CPU has no fp16 training: 16-mixed runs as bf16-mixed")
     assert "precision bf16-mixed" in out
 
 
-def test_a_weight_that_is_not_finite_stops_naming_step_and_place_and_keeps_the_checkpoint(
-    main, corpus_file, monkeypatch
-):
-    from gpt_lightning.module import GPTModule
-
+def test_a_weight_that_is_not_finite_stops_naming_step_and_place_and_keeps_the_checkpoint(fit, monkeypatch):
     honest = GPTModule.training_step
 
     def poisoned(self, batch, batch_idx):
@@ -285,80 +247,43 @@ def test_a_weight_that_is_not_finite_stops_naming_step_and_place_and_keeps_the_c
         return honest(self, batch, batch_idx)
 
     monkeypatch.setattr(GPTModule, "training_step", poisoned)
-    status, _, err = main("train.py", "fit", *TINY, f"--data.corpus={corpus_file}")
-    assert status == 1
+    _, err = fit(status=1, quiet=False)
     assert "A weight is not finite at optimiser step 12: token_embedding.weight (the embedding) has 4,096 NaN" in err
-    kept = torch.load("runs/default/version_0/checkpoints/last.ckpt", weights_only=True)
+    kept = torch.load(LAST, weights_only=True)
     assert kept["global_step"] == 10
     assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
 
 
-def test_a_checkpoint_with_ruined_weights_is_never_written(main, corpus_file):
-    status, _, err = main(
-        "train.py",
-        "fit",
-        *TINY,
-        f"--data.corpus={corpus_file}",
-        "--model.learning_rate=1e38",
-        "--model.warmup_steps=0",
-        "--last_checkpoint.every_n_train_steps=1",
-    )
-    assert status == 1
+def test_a_checkpoint_with_ruined_weights_is_never_written(fit):
+    ruinous = ["--model.learning_rate=1e38", "--model.warmup_steps=0", "--last_checkpoint.every_n_train_steps=1"]
+    _, err = fit(*ruinous, status=1, quiet=False)
     assert "A weight is not finite at optimiser step" in err
     for kept in Path("runs").rglob("*.ckpt"):
         weights = torch.load(kept, weights_only=True)["state_dict"].values()
         assert all(tensor.isfinite().all() for tensor in weights)
 
 
-def test_a_time_limit_counts_anew_after_a_resume(main, corpus_file):
-    args = [
-        "fit",
-        *TINY,
-        f"--data.corpus={corpus_file}",
-        "--trainer.max_steps=100000",
-        "--trainer.max_time=00:00:00:02",
-    ]
-    args += ["--trainer.val_check_interval=100000"]
+def test_a_time_limit_counts_anew_after_a_resume(fit):
+    limits = ["--trainer.max_steps=100000", "--trainer.max_time=00:00:00:02", "--trainer.val_check_interval=100000"]
     steps = []
     for resume in ([], ["--ckpt_path=last"]):
-        status, out, err = main("train.py", *args, *resume)
-        assert status == 0, err
+        out, _ = fit(*limits, *resume, quiet=False)
         assert "Stopped by the time limit after" in out
-        steps.append(torch.load("runs/default/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"])
+        steps.append(step_of(LAST))
     assert steps[1] > steps[0] > 0
 
 
-def test_overfit_one_batch_drives_the_loss_down(main, corpus_file):
-    overlay = REPO / "configs/debug-overfit.yaml"
-    status, _, err = main(
-        "train.py",
-        "fit",
-        *TINY[:3],
-        "--model.gpt.context_length=32",
-        "--model.gpt.d_model=32",
-        "--data.batch_size=4",
-        f"--data.corpus={corpus_file}",
-        "--config",
-        overlay,
-        "--model.learning_rate=1e-2",
-        "--trainer.limit_val_batches=1",
-    )
-    assert status == 0, err
+def test_overfit_one_batch_drives_the_loss_down(must_work, corpus_file):
+    network = [*TINY[:2], "--model.gpt.context_length=32", "--model.gpt.d_model=32", "--model.learning_rate=1e-2"]
+    overlay = ["--config", REPO / "configs/debug-overfit.yaml", "--data.batch_size=4", "--trainer.limit_val_batches=1"]
+    must_work("train.py", "fit", *network, *overlay, f"--data.corpus={corpus_file}")
     curve = [loss for _, loss in scalars(Path("runs/debug-overfit/version_0"))["train/loss"]]
     assert curve[0] > 3
     assert curve[-1] < 0.5
 
 
-def test_a_validation_inside_an_accumulation_window_stays_in_the_curves(main, corpus_file, tmp_path):
-    args = [
-        *TINY,
-        "--trainer.val_check_interval=15",
-        "--depth_scan.every_n_validations=0",
-        f"--data.corpus={corpus_file}",
-    ]
-    args += ["--attention_heatmaps.every_n_validations=0", "--text_samples.every_n_validations=0"]
+def test_a_validation_inside_an_accumulation_window_stays_in_the_curves(fit, tmp_path):
     for more in (["--trainer.max_steps=24"], ["--trainer.max_steps=30", "--ckpt_path=best"]):
-        status, _, err = main("train.py", "fit", *args, *more)
-        assert status == 0, err
+        fit("--trainer.val_check_interval=15", *more)
     # Batches 15, 30, 45 and 60 of two to a step; the axis counts steps from 0.
-    assert [step for step, _ in scalars(tmp_path / "runs/default/version_0")["val/loss"]] == [7, 14, 22, 29]
+    assert [step for step, _ in scalars(tmp_path / RUN)["val/loss"]] == [7, 14, 22, 29]
