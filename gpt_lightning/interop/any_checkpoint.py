@@ -28,13 +28,14 @@ def load_checkpoint(path: str | Path, tokenizer: str | None = None) -> LoadedChe
             says which tokenizer it was trained with; or the tokenizer has more ids than the network.
     """
     path, beside = Path(path), None
-    if path.is_dir():
+    content = None if path.is_dir() else read_content(path)
+    if is_ours(content):
+        return load_own(content, path)
+    if is_nanogpt(content):
+        model = nanogpt_network(content, path)
+    elif path.is_dir():
         model = load_plain(path) if is_plain(path) else load_huggingface(path)
         beside = find_tokenizer(path)
-    elif is_ours(content := read_content(path)):
-        return load_own(content, path)
-    elif is_nanogpt(content):
-        model = nanogpt_network(content, path)
     else:
         raise UserError(f"{path} is not a checkpoint that this project's train.py wrote, nor one of nanoGPT's.")
     return LoadedCheckpoint(model, choose_tokenizer(beside, tokenizer, model.config.vocab_size, path))
