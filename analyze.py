@@ -1,4 +1,4 @@
-"""What each layer and head of a checkpoint does.
+"""Find out what each layer and head of a checkpoint does.
 
 python analyze.py --checkpoint runs/default/version_0/checkpoints/last.ckpt
 """
@@ -9,7 +9,7 @@ from gpt_lightning.command_line import OneLineParser, clear_errors
 
 
 def main() -> None:
-    """Parse, analyse, say where the results lie."""
+    """Analyse a checkpoint, print the scan and say where the results lie."""
     parser = OneLineParser(description="Scan every layer and head of a checkpoint of this project.")
     parser.add_argument(
         "--checkpoint",
@@ -31,7 +31,7 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    # Imported after parsing, so that --help and a mistyped option answer at once.
+    # These import torch, so they come after parsing: --help and a mistyped option answer at once.
     from cli.analysis import analyse
     from gpt_lightning.interpret.write.tables import comparison_table, text_table
 
@@ -44,8 +44,7 @@ def main() -> None:
         losses = (result.probes[0].cross_entropy, comparison.cross_entropy)
         print("\n" + comparison_table((result.scan, comparison.scan), names, losses))
     print(f"\n{result.scan.summary}\n" + (f"{result.caution}\n" if result.foreign else ""))
-    for path in written:
-        print(path)
+    print(*written, sep="\n")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ class GPTCLI(LightningCLI):
         config.model.gpt.vocab_size = given_vocabulary
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Make the directory of a new run. Add its logger, unless the user chose one, and the callbacks of every run."""
+        """Make the directory of a new run; add its logger, unless the user chose one, and the callbacks of all runs."""
         config = self._get(self.config_init, "trainer")
         if self.makes_a_run() and self.plan.run_dir == runs.new_run(self.plan.run_dir.parent):
             self.plan = replace(self.plan, run_dir=runs.make_run(self.plan.run_dir.parent))
