@@ -1,4 +1,4 @@
-"""`settle`: what follows from several settings together, without a parser, a trainer or a run."""
+"""`settle`: what follows from several settings together; tested without a parser, a trainer or a run."""
 
 from dataclasses import FrozenInstanceError, asdict, fields
 from pathlib import Path
