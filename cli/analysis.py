@@ -116,12 +116,8 @@ def analyse(
         explorer = attention_explorer(maps, labels, result.scan.verdicts, choose_heads(result.scan)[0])
         return report_html(result, name, source, shown, explorer, comparison).encode()
 
-    files = [
-        ("depth_scan.json", findings),
-        *((file, draw) for file, _, draw in pictures),
-        ("report.html", report),
-    ]
-    for file, content in tqdm(files, "drawing", unit=" files", leave=False):
+    files = {"depth_scan.json": findings, **{file: draw for file, _, draw in pictures}, "report.html": report}
+    for file, content in tqdm(files.items(), "drawing", unit=" files", leave=False):
         contents[file] = content()
         with atomic_file(output / file) as opened:
             opened.write(contents[file])
