@@ -27,13 +27,9 @@ DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 @contextmanager
 def explained(trainer: L.Trainer, subcommand: str, run_dir: Path, checkpoint: Path | None) -> Iterator[None]:
-    """Say how to go on, however the block ends; after a signal, exit with the customary status.
+    """Say how to go on if the block doesn't come to its end; after a signal, exit with the customary status.
 
-    Args:
-        trainer: What runs in the block.
-        subcommand: fit, validate or test.
-        run_dir: Directory of the run.
-        checkpoint: What the run goes on from, or what is validated or tested.
+    `checkpoint` is what the run goes on from, or what is validated or tested.
 
     Raises:
         SystemExit: after a signal, or when another process of the run is gone.
@@ -67,13 +63,9 @@ def explained(trainer: L.Trainer, subcommand: str, run_dir: Path, checkpoint: Pa
 
 
 def summary(trainer: L.Trainer, run_dir: Path, sample: str, stopped_by: str | None) -> str:
-    """What a run that came to its end leaves behind, in words.
+    """What a run leaves behind when it comes to its end, or is ended early by `stopped_by`, in words.
 
-    Args:
-        trainer: What ran.
-        run_dir: Directory of the run.
-        sample: Text that the network wrote.
-        stopped_by: What ended the run early, in words; None after its last step.
+    `sample` is text that the network wrote.
     """
     scan = next(callback for callback in trainer.callbacks if isinstance(callback, callbacks.DepthScan))
     stopped_by = stopped_by if scan.stopped_by is None else "an alarm of the depth scan"

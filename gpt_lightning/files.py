@@ -24,11 +24,7 @@ def atomic_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """Yield a binary file to write to. It is renamed to `path` when the block ends, and removed if the block raises.
 
     The temporary file lies beside `path`, so that the rename stays within one file system. Missing directories are
-    made.
-
-    Args:
-        path: Where the file goes.
-        previous: Where to keep what `path` held until now.
+    made. What `path` held until now becomes `previous`, if that is given.
 
     Raises:
         OSError: it cannot be written; `filename` is `path`.

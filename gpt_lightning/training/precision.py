@@ -21,12 +21,9 @@ def uses_gpu(accelerator: str) -> bool:
 
 
 def choose_precision(requested: str | None, on_gpu: bool, d_model: int) -> tuple[str, str | None]:
-    """The Lightning precision to run with, and a line for the user if it is not the one asked for.
+    """The Lightning precision to run with, and a line for the user if it is not the one requested.
 
-    Args:
-        requested: What the config says; None leaves the choice to the hardware.
-        on_gpu: Whether the run uses a CUDA GPU.
-        d_model: Width of the network.
+    If `requested` is None, the hardware decides: the GPU if `on_gpu`, else the CPU, where the width `d_model` matters.
     """
     if on_gpu:
         if requested is not None:
