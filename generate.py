@@ -47,8 +47,7 @@ def parse() -> argparse.Namespace:
     add(
         "--checkpoint",
         required=True,
-        help="checkpoint file, e.g. runs/default/version_0/checkpoints/last.ckpt; or nanoGPT's, or a directory of "
-        "Hugging Face's GPT-2",
+        help="checkpoint file, e.g. runs/…/checkpoints/last.ckpt; or nanoGPT's, or a directory of Hugging Face's GPT-2",
     )
     add("--tokenizer", help="bytes, gpt2 or a ranks file, for a network that comes without a tokenizer")
     text = parser.add_mutually_exclusive_group()

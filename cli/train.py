@@ -137,13 +137,14 @@ class GPTCLI(LightningCLI):
         if self.makes_a_run() and self.plan.run_dir == runs.new_run(self.plan.run_dir.parent):
             self.plan = replace(self.plan, run_dir=runs.make_run(self.plan.run_dir.parent))
         run_dir = self.plan.run_dir
-        hooks = [callbacks.ExactResume(), *(config.callbacks or []), callbacks.GracefulStop(), callbacks.LostProcess()]
-        hooks += [callbacks.Throughput(), callbacks.HyperParameters(), callbacks.BestCheckpoint()]
+        all_callbacks = [callbacks.ExactResume(), *(config.callbacks or []), callbacks.GracefulStop()]
+        all_callbacks += [callbacks.LostProcess(), callbacks.Throughput(), callbacks.HyperParameters()]
+        all_callbacks.append(callbacks.BestCheckpoint())
         if config.max_time is not None:
-            hooks.append(callbacks.TimeLimit(config.max_time))
+            all_callbacks.append(callbacks.TimeLimit(config.max_time))
             kwargs["max_time"] = None
         if config.enable_progress_bar is not False:
-            hooks.append(callbacks.StepProgressBar())
+            all_callbacks.append(callbacks.StepProgressBar())
         if config.logger is None or config.logger is True:
             kwargs["logger"] = self.subcommand == "fit" and TensorBoardLogger(
                 save_dir=str(run_dir.parent.parent),
@@ -157,7 +158,7 @@ class GPTCLI(LightningCLI):
         plugins = config.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         try:
-            return super().instantiate_trainer(**kwargs, callbacks=hooks, precision=self.plan.precision)
+            return super().instantiate_trainer(**kwargs, callbacks=all_callbacks, precision=self.plan.precision)
         except Exception as error:
             if self.makes_a_run():
                 runs.remove_if_empty(run_dir)

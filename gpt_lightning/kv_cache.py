@@ -1,6 +1,6 @@
 """Preallocated keys and values for decoding one token at a time.
 
-A cache stores them and knows the positions of the next tokens. Attention is the network's business, sampling that of
+A cache stores them and knows the positions of the next tokens. Masks belong to the network, sampling to
 decoding/generation.py.
 """
 

@@ -62,16 +62,15 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         """Report every impossible field at once (ValueError)."""
-        sizes = ("n_layer", "n_head", "d_model", "context_length", "vocab_size")
-        kinds = dict.fromkeys(sizes, int) | dict.fromkeys(("bias", "tie_weights", "qk_norm", "zero_init"), bool)
+        kinds = {field.name: type(field.default) for field in fields(self) if type(field.default) in (int, bool)}
         wrong = [name for name, kind in kinds.items() if type(getattr(self, name)) is not kind]
         if wrong:  # a file may hold such values; they would fail later, or pass for others, as True does for 1
             given = "; ".join(f"{name} is {getattr(self, name)!r}" for name in wrong)
             raise ValueError(f"{given}: sizes must be whole numbers, options true or false")
         problems = [
             f"{name} is {getattr(self, name)} but must be from 1 to {LARGEST_SIZE:,}"
-            for name in sizes
-            if not 1 <= getattr(self, name) <= LARGEST_SIZE
+            for name, kind in kinds.items()
+            if kind is int and not 1 <= getattr(self, name) <= LARGEST_SIZE
         ]
         if self.n_head >= 1 and self.d_model % self.n_head:
             problems.append(f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head})")

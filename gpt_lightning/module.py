@@ -127,7 +127,7 @@ class GPTModule(L.LightningModule):
         """The optimiser that the options name; its schedule moves at every optimiser step."""
         h = self.hparams
         if h.optimizer == "muon" and isinstance(self.model, FSDPModule):
-            raise UserError("Muon needs full matrices, of which FSDP leaves each process a share: use DDP, or adamw.")
+            raise UserError("Muon needs full matrices, but FSDP leaves each process a share of them: use DDP, or adamw.")
         # A fused optimiser unscales fp16 gradients inside its step: too late to look at them or clip them.
         fused = gradient_scaler(self.trainer) is None
         optimizer = build_optimizer(self.parameter_groups(), fused)
