@@ -83,7 +83,7 @@ class GPTModule(L.LightningModule):
         spike_factor: ranges.AboveOne = 10.0,
     ) -> None:
         super().__init__()
-        # Loaded from a checkpoint, it is a plain dict, which is what loads with weights_only=True.
+        # In a checkpoint it is a plain dict, so that it loads with weights_only=True.
         gpt = gpt if isinstance(gpt, GPTConfig) else GPTConfig(**gpt)
         self.save_hyperparameters(ignore=["gpt"])
         ranges.check_arguments(GPTModule.__init__, self.hparams, "model")
@@ -127,7 +127,7 @@ class GPTModule(L.LightningModule):
         """The optimiser that the options name; its schedule moves at every optimiser step."""
         h = self.hparams
         if h.optimizer == "muon" and isinstance(self.model, FSDPModule):
-            raise UserError("Muon needs full matrices, but FSDP leaves each process a share of them: use DDP, or adamw.")
+            raise UserError("Muon needs full matrices, but FSDP leaves each process a share: use DDP, or adamw.")
         # A fused optimiser unscales fp16 gradients inside its step: too late to look at them or clip them.
         fused = gradient_scaler(self.trainer) is None
         optimizer = build_optimizer(self.parameter_groups(), fused)
