@@ -104,9 +104,8 @@ def analyse(
     name, contents = str(checkpoint), {}
     pictures = drawings(loaded, tokens[0], result, history, comparison, name)
 
-    def findings() -> bytes:
-        compared_with = {} if comparison is None else {"compared_with": comparison.to_json()}
-        return (json.dumps(result.to_json() | compared_with, indent=1) + "\n").encode()
+    compared_with = {} if comparison is None else {"compared_with": comparison.to_json()}
+    findings = json.dumps(result.to_json() | compared_with, indent=1) + "\n"
 
     def report() -> bytes:
         shown = [Picture(file, kind, contents[file]) for file, kind, _ in pictures]
@@ -116,7 +115,7 @@ def analyse(
         explorer = attention_explorer(maps, labels, result.scan.verdicts, choose_heads(result.scan)[0])
         return report_html(result, name, source, shown, explorer, comparison).encode()
 
-    files = {"depth_scan.json": findings, **{file: draw for file, _, draw in pictures}, "report.html": report}
+    files = {"depth_scan.json": findings.encode, **{file: draw for file, _, draw in pictures}, "report.html": report}
     for file, content in tqdm(files.items(), "drawing", unit=" files", leave=False):
         contents[file] = content()
         with atomic_file(output / file) as opened:
@@ -146,7 +145,10 @@ def drawings(
         names = (name, comparison.name)
         add("comparison.png", "comparison", plots.compare_figure, scan, comparison.scan, names)
     if history:
-        add("entropy_over_time.png", "entropy over time", draw_entropy, [*history, scan.record()])
+        records = [*history, scan.record()]
+        steps = [record["step"] for record in records]
+        entropy_SL = torch.tensor([[layer["normalized_entropy"] for layer in record["layers"]] for record in records])
+        add("entropy_over_time.png", "entropy over time", matrices.entropy_over_time, steps, entropy_SL)
     of_note = galleries.panels_of_note(scan, maps)
     add("attention/heads_of_note.png", "heads of note", galleries.head_gallery, of_note, labels, galleries.NOTE_TITLE)
     if result.ablation is not None:
@@ -165,12 +167,6 @@ def drawings(
             arguments = (mean, largest, len(sequence_T), scan.verdicts[layer], layer)
             add(f"attention/layer_{layer:02d}_pooled.png", "pooled", galleries.pooled_gallery, *arguments)
     return pictures
-
-
-def draw_entropy(records: list[dict]) -> Figure | Drawn:
-    """Every layer's entropy at every scan."""
-    values = torch.tensor([[layer["normalized_entropy"] for layer in record["layers"]] for record in records])
-    return matrices.entropy_over_time([record["step"] for record in records], values)
 
 
 def draw_ablation(result: Study) -> Figure:
