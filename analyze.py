@@ -1,4 +1,4 @@
-"""What each layer and head of a checkpoint does.
+"""Find out what each layer and head of a checkpoint does.
 
 python analyze.py --checkpoint runs/default/version_0/checkpoints/last.ckpt
 """
@@ -9,29 +9,24 @@ from gpt_lightning.command_line import OneLineParser, clear_errors
 
 
 def main() -> None:
-    """Parse, analyse, say where the results lie."""
+    """Analyse a checkpoint, print the scan and say where the results lie."""
     parser = OneLineParser(description="Scan every layer and head of a checkpoint of this project.")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--checkpoint",
         type=Path,
         required=True,
         help="checkpoint file, e.g. runs/…/checkpoints/last.ckpt; or nanoGPT's, or a directory of Hugging Face's GPT-2",
     )
-    parser.add_argument("--tokenizer", help="bytes, gpt2 or a ranks file, for a network that comes without")
-    parser.add_argument(
-        "--output", type=Path, help="directory for the results (default: analysis/ in the run's directory)"
-    )
-    parser.add_argument("--text", type=Path, help="file to scan on (default: the run's own validation text)")
-    parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute (default: auto)"
-    )
-    parser.add_argument("--compare", type=Path, metavar="OTHER", help="another checkpoint, to put beside this one")
-    parser.add_argument(
-        "--no-ablation", action="store_true", help="leave out ablation, which takes nearly all of the time"
-    )
+    add("--tokenizer", help="bytes, gpt2 or a ranks file, for a network that comes without")
+    add("--output", type=Path, help="directory for the results (default: analysis/ in the run's directory)")
+    add("--text", type=Path, help="file to scan on (default: the run's own validation text)")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute (default: auto)")
+    add("--compare", type=Path, metavar="OTHER", help="another checkpoint, to put beside this one")
+    add("--no-ablation", action="store_true", help="leave out ablation, which takes nearly all of the time")
     args = parser.parse_args()
 
-    # Imported after parsing, so that --help and a mistyped option answer at once.
+    # These import torch, so they come after parsing: --help and a mistyped option answer at once.
     from cli.analysis import analyse
     from gpt_lightning.interpret.write.tables import comparison_table, text_table
 
@@ -44,8 +39,7 @@ def main() -> None:
         losses = (result.probes[0].cross_entropy, comparison.cross_entropy)
         print("\n" + comparison_table((result.scan, comparison.scan), names, losses))
     print(f"\n{result.scan.summary}\n" + (f"{result.caution}\n" if result.foreign else ""))
-    for path in written:
-        print(path)
+    print(*written, sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sample text from a checkpoint.
+"""Continue a prompt with text sampled from a checkpoint.
 
 python generate.py --checkpoint runs/default/version_0/checkpoints/last.ckpt --prompt "def "
 """
@@ -15,12 +15,12 @@ from gpt_lightning.ranges import NonNegativeFloat, PositiveInt, PositiveShare, S
 
 
 def main() -> None:
-    """Parse, load, print each prompt's continuation as it is sampled."""
+    """Load a checkpoint and print the continuation of each prompt as it is sampled."""
     args = parse()
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty, args.seed)
     extent = Extent(args.samples, args.tokens, args.stop, args.slide)
 
-    # These import torch: after parsing, so that --help and a mistyped option answer at once.
+    # These import torch, so they come after parsing: --help and a mistyped option answer at once.
     from gpt_lightning.decoding.text_generation import generate_texts
     from gpt_lightning.device import choose_device
     from gpt_lightning.interop.any_checkpoint import load_checkpoint
@@ -41,14 +41,13 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = OneLineParser(description="Sample text from a checkpoint.")
     add = parser.add_argument
     add(
         "--checkpoint",
         required=True,
-        help="checkpoint file, e.g. runs/default/version_0/checkpoints/last.ckpt; or nanoGPT's, or a directory of "
-        "Hugging Face's GPT-2",
+        help="checkpoint file, e.g. runs/…/checkpoints/last.ckpt; or nanoGPT's, or a directory of Hugging Face's GPT-2",
     )
     add("--tokenizer", help="bytes, gpt2 or a ranks file, for a network that comes without a tokenizer")
     text = parser.add_mutually_exclusive_group()
@@ -64,7 +63,7 @@ def parse() -> argparse.Namespace:
         help="0 takes the likeliest token (default: %(default)s)",
     )
     add("--top_k", type=PositiveInt, help="sample among the k likeliest tokens only")
-    add("--top_p", type=PositiveShare, help="… among the fewest likeliest whose probabilities sum to this")
+    add("--top_p", type=PositiveShare, help="… among the fewest tokens whose probabilities sum to this")
     add("--min_p", type=PositiveShare, help="… among those at least this share as likely as the likeliest")
     add(
         "--repetition_penalty",
@@ -86,7 +85,7 @@ def parse() -> argparse.Namespace:
 def prompts(args: argparse.Namespace) -> Iterator[str]:
     """The one prompt, or each line typed until the end of input."""
     if args.interactive:
-        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are not UTF-8 are a prompt, too
+        sys.stdin.reconfigure(errors="surrogateescape")  # a prompt may hold bytes that are not UTF-8
         while True:
             try:
                 yield input("> ")
@@ -108,16 +107,15 @@ def write(prompt: str, steps: Iterator[list[str]]) -> None:
     start = time.perf_counter()
     texts = next(steps)  # before anything is printed: a prompt that can't be used is refused here
     shown = prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    n_steps, alone = 1, len(texts) == 1
+    tokens, alone = 0, len(texts) == 1
     if alone:
         print(shown + texts[0], end="", flush=True)
-    for pieces in steps:
-        n_steps += 1
+    for pieces in steps:  # as many as there are tokens: the first step brought one, and the last brings none
+        tokens += len(texts)
         if alone:
             print(pieces[0], end="", flush=True)
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
     print("" if alone else "\n\n".join(f"--- {i}\n{shown}{text}" for i, text in enumerate(texts, start=1)), flush=True)
-    tokens = (n_steps - 1) * len(texts)  # the last step brings no token
     print(f"{tokens:,} tokens, {tokens / (time.perf_counter() - start):,.0f} per second", file=sys.stderr)
 
 

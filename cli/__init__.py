@@ -1,1 +1,1 @@
-"""What a terminal starts: the only place that knows arguments, exit statuses and printing. One file per command."""
+"""What a terminal starts, one file per command: the only place that knows arguments, exit statuses and printing."""

@@ -1,4 +1,7 @@
-"""One checkpoint, analysed: load, look, draw, write. The numbers and pictures come from interpret/."""
+"""What analyze.py does with a checkpoint: loads it, studies it, and writes report, JSON and pictures to files.
+
+The numbers and pictures come from interpret/; parsing and printing are in analyze.py.
+"""
 
 import json
 from collections.abc import Callable
@@ -65,27 +68,27 @@ def analyse(
     Raises:
         UserError: a checkpoint, the text or the device can't be used.
     """
-    where = choose_device(device)
+    chosen_device = choose_device(device)
     loaded = load_checkpoint(checkpoint, tokenizer)
     other = None if compare is None else load_checkpoint(compare, tokenizer)
     beside = checkpoint if checkpoint.is_dir() else checkpoint.parent
     output = output or (runs.run_of(checkpoint) or beside) / "analysis"
     tokens, source = sequences_to_scan(loaded, text)
     is_own_text = tokens is loaded.validation_sequences
-    # Scans of another text do not go on where those of the run left off.
-    history = loaded.scans if is_own_text else []
-    loaded.model.to(where)
+    history = loaded.scans if is_own_text else []  # a scan of another text does not continue those of the run
+    label = partial(token_label, loaded.encoding)
+    loaded.model.to(chosen_device)
     with tqdm(unit=" steps", leave=False) as bar:
 
-        def on_progress(what: str) -> None:
-            bar.set_description_str(what)
+        def on_progress(step: str) -> None:
+            bar.set_description_str(step)
             bar.update()
 
         result = study(
             loaded.model,
             tokens,
             loaded.step,
-            partial(token_label, loaded.encoding),
+            label,
             history,
             with_ablation,
             on_progress,
@@ -95,26 +98,25 @@ def analyse(
         comparison = None
         if other is not None:
             on_progress("comparing")
-            comparison = compared(loaded, tokens, other, str(compare), text, where)
+            other.model.to(chosen_device)
+            comparison = compared(loaded, tokens, other, str(compare), text)
 
     name, contents = str(checkpoint), {}
     pictures = drawings(loaded, tokens[0], result, history, comparison, name)
 
-    def findings() -> bytes:
-        other = {} if comparison is None else {"compared_with": comparison.to_json()}
-        return (json.dumps(result.to_json() | other, indent=1) + "\n").encode()
+    compared_with = {} if comparison is None else {"compared_with": comparison.to_json()}
+    findings = json.dumps(result.to_json() | compared_with, indent=1) + "\n"
 
     def report() -> bytes:
         shown = [Picture(file, kind, contents[file]) for file, kind, _ in pictures]
-        explorer = explore(loaded, tokens[0], result)
+        labels = [label(token) for token in tokens[0, :EXPLORED_TOKENS].tolist()]
+        maps = attention_maps(loaded.model, tokens[0], EXPLORED_TOKENS)
+        # The text to point at begins with the head most worth a look.
+        explorer = attention_explorer(maps, labels, result.scan.verdicts, choose_heads(result.scan)[0])
         return report_html(result, name, source, shown, explorer, comparison).encode()
 
-    files = [
-        ("depth_scan.json", findings),
-        *((file, draw) for file, _, draw in pictures),
-        ("report.html", report),
-    ]
-    for file, content in tqdm(files, "drawing", unit=" files", leave=False):
+    files = {"depth_scan.json": findings.encode, **{file: draw for file, _, draw in pictures}, "report.html": report}
+    for file, content in tqdm(files.items(), "drawing", unit=" files", leave=False):
         contents[file] = content()
         with atomic_file(output / file) as opened:
             opened.write(contents[file])
@@ -129,7 +131,7 @@ def drawings(
     comparison: Comparison | None,
     name: str,
 ) -> list[Drawing]:
-    """Every picture, first what is most worth a look."""
+    """Every picture, those most worth a look first."""
     scan, label = result.scan, partial(token_label, loaded.encoding)
     labels = [label(token) for token in sequence_T[:SHOWN_TOKENS].tolist()]
     maps = attention_maps(loaded.model, sequence_T, SHOWN_TOKENS)
@@ -143,7 +145,10 @@ def drawings(
         names = (name, comparison.name)
         add("comparison.png", "comparison", plots.compare_figure, scan, comparison.scan, names)
     if history:
-        add("entropy_over_time.png", "entropy over time", draw_entropy, [*history, scan.record()])
+        records = [*history, scan.record()]
+        steps = [record["step"] for record in records]
+        entropy_SL = torch.tensor([[layer["normalized_entropy"] for layer in record["layers"]] for record in records])
+        add("entropy_over_time.png", "entropy over time", matrices.entropy_over_time, steps, entropy_SL)
     of_note = galleries.panels_of_note(scan, maps)
     add("attention/heads_of_note.png", "heads of note", galleries.head_gallery, of_note, labels, galleries.NOTE_TITLE)
     if result.ablation is not None:
@@ -164,12 +169,6 @@ def drawings(
     return pictures
 
 
-def draw_entropy(records: list[dict]) -> Figure | Drawn:
-    """Every layer's entropy at every scan."""
-    values = torch.tensor([[layer["normalized_entropy"] for layer in record["layers"]] for record in records])
-    return matrices.entropy_over_time([record["step"] for record in records], values)
-
-
 def draw_ablation(result: Study) -> Figure:
     """Every head's and every layer's change of the loss."""
     heads = [[interval(delta_n) for delta_n in layer] for layer in result.ablation.head_delta_LHn]
@@ -179,32 +178,21 @@ def draw_ablation(result: Study) -> Figure:
     return plots.ablation_figure(mean_LH3[..., 0], excludes_0_LH, *attention_L3.unbind(-1))
 
 
-def explore(loaded: LoadedCheckpoint, sequence_T: Tensor, result: Study) -> str:
-    """The report's text to point at, beginning with the head most worth a look."""
-    shown = sequence_T[:EXPLORED_TOKENS]
-    labels = [token_label(loaded.encoding, token) for token in shown.tolist()]
-    start = choose_heads(result.scan)[0]
-    maps = attention_maps(loaded.model, shown, EXPLORED_TOKENS)
-    return attention_explorer(maps, labels, result.scan.verdicts, start)
-
-
 def compared(
-    loaded: LoadedCheckpoint, tokens: Tensor, other: LoadedCheckpoint, name: str, text: Path | None, where: torch.device
+    loaded: LoadedCheckpoint, tokens: Tensor, other: LoadedCheckpoint, name: str, text: Path | None
 ) -> Comparison:
-    """The other checkpoint, scanned on the same tokens if both have one tokenizer, else on its own of the same text."""
+    """Scan the other checkpoint on the same tokens if both have one tokenizer, else on the same text in its own."""
     fits = tokens.size(1) <= other.model.config.context_length
     same = fits and same_tokenizer(tokenizer_state(loaded.encoding), tokenizer_state(other.encoding))
     other_tokens = tokens if same else sequences_to_scan(other, text)[0]
-    other.model.to(where)
     own = other.validation_sequences
     history = other.scans if own is not None and own.equal(other_tokens) else []
     scan = depth_scan(other.model, other_tokens, other.step, partial(token_label, other.encoding), history=history)
-    loss = float(cross_entropies(other.model, other_tokens).mean())
-    return Comparison(name, scan, loss, same)
+    return Comparison(name, scan, float(cross_entropies(other.model, other_tokens).mean()), same)
 
 
 def sequences_to_scan(loaded: LoadedCheckpoint, text: Path | None) -> tuple[Tensor, str]:
-    """Up to 8 sequences, (n, T) int64, and in words where they are from.
+    """Up to 8 sequences, (n, T) int64, and where they are from, in words.
 
     Raises:
         UserError: the text can't be read, or is too short.
@@ -220,12 +208,12 @@ def sequences_to_scan(loaded: LoadedCheckpoint, text: Path | None) -> tuple[Tens
     if length < 2:
         raise UserError(f"{source} holds {len(tokens)} tokens; a scan needs at least 2.")
     n = min(MAX_SEQUENCES, len(tokens) // length)
-    # Of a text that repeats itself each sequence once: the same one again is no evidence.
+    # A sequence that a repetitive text holds several times counts once: the same again is no evidence.
     return tokens[: n * length].view(n, length).unique(dim=0), source
 
 
 def pythons_documentation() -> bytes:
-    """English text that every Python should have; UserError where it is missing."""
+    """English text that most Pythons come with; UserError where it is missing."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:

@@ -26,18 +26,14 @@ DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @contextmanager
-def said(trainer: L.Trainer, subcommand: str, run_dir: Path, checkpoint: Path | None) -> Iterator[None]:
-    """Say how to go on, however the block ends; after a signal, exit with the customary status.
+def explained(trainer: L.Trainer, subcommand: str, run_dir: Path, checkpoint: Path | None) -> Iterator[None]:
+    """Say how to go on if the block doesn't come to its end; after a signal, exit with the customary status.
 
-    Args:
-        trainer: What runs in the block.
-        subcommand: fit, validate or test.
-        run_dir: Directory of the run.
-        checkpoint: What the run goes on from, or what is validated or tested.
+    `checkpoint` is what the run goes on from, or what is validated or tested.
 
     Raises:
         SystemExit: after a signal, or when another process of the run is gone.
-        UserError: in place of an error that one sentence tells the user better.
+        UserError: in place of an error that the user can mend.
     """
     try:
         yield
@@ -55,9 +51,9 @@ def said(trainer: L.Trainer, subcommand: str, run_dir: Path, checkpoint: Path | 
         if subcommand == "fit" and trainer.global_step:
             say(f"Ended by an error after {how_to_go_on(trainer, run_dir)}", sys.stdout)
         if is_restoring_checkpoint(trainer) and not isinstance(error, UserError):
-            problem = f"{type(error).__name__}: {error}"
             raise UserError(
-                f"No run can go on from {checkpoint}: some of it is not as train.py wrote it ({problem})."
+                f"No run can go on from {checkpoint}: some of it is not as train.py wrote it "
+                f"({type(error).__name__}: {error})."
             ) from error
         if lost_a_process(error):  # callbacks.LostProcess has said so
             raise SystemExit(1) from None
@@ -67,17 +63,12 @@ def said(trainer: L.Trainer, subcommand: str, run_dir: Path, checkpoint: Path | 
 
 
 def summary(trainer: L.Trainer, run_dir: Path, sample: str, stopped_by: str | None) -> str:
-    """What a run that came to its end leaves behind, in words.
+    """What a run leaves behind when it comes to its end, or is ended early by `stopped_by`, in words.
 
-    Args:
-        trainer: What ran.
-        run_dir: Directory of the run.
-        sample: Text that the network wrote.
-        stopped_by: What ended it before all steps were made, in words.
+    `sample` is text that the network wrote.
     """
     scan = next(callback for callback in trainer.callbacks if isinstance(callback, callbacks.DepthScan))
-    if scan.stopped_by is not None:
-        stopped_by = "an alarm of the depth scan"
+    stopped_by = stopped_by if scan.stopped_by is None else "an alarm of the depth scan"
     return (
         f"\nA sample:\n{sample.strip()}\n\n"
         + ("" if scan.result is None else f"Depth scan: {what_is_wrong(scan.result.step, scan.result.alarms)}\n")
@@ -102,13 +93,13 @@ def how_to_go_on(trainer: L.Trainer, run_dir: Path) -> str:
 
 def resume_command(trainer: L.Trainer) -> str:
     """This call again, going on from the last checkpoint, and for twice as long if it came to its end."""
-    given = [argument for argument in sys.argv[1:] if not argument.startswith("--ckpt_path=")]
-    if "--ckpt_path" in given:
-        at = given.index("--ckpt_path")
-        del given[at : at + 2]
-    done = 0 < trainer.max_steps <= trainer.global_step
-    longer = ["--trainer.max_steps", str(2 * trainer.max_steps)] if done else []
-    epochs = trainer.max_epochs or -1
-    if 0 < epochs <= trainer.current_epoch:
-        longer += ["--trainer.max_epochs", str(2 * epochs)]
-    return shlex.join(["python", "train.py", *given, "--ckpt_path", "last", *longer])
+    command = ["python", "train.py", *(arg for arg in sys.argv[1:] if not arg.startswith("--ckpt_path="))]
+    if "--ckpt_path" in command:
+        at = command.index("--ckpt_path")
+        del command[at : at + 2]
+    command += ["--ckpt_path", "last"]
+    if 0 < trainer.max_steps <= trainer.global_step:
+        command += ["--trainer.max_steps", str(2 * trainer.max_steps)]
+    if 0 < (trainer.max_epochs or -1) <= trainer.current_epoch:
+        command += ["--trainer.max_epochs", str(2 * trainer.max_epochs)]
+    return shlex.join(command)

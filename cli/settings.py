@@ -35,7 +35,8 @@ from gpt_lightning.model import VOCABULARY_MULTIPLE, GPTConfig, padded_vocabular
 from gpt_lightning.ranges import PositiveFloat, PositiveInt, number_type
 from gpt_lightning.training.precision import choose_precision, uses_gpu
 
-# Options of Lightning's, whose annotations are not ours: what it would divide by, count to, or silently leave out.
+# Ranges of Lightning's options, which its own annotations lack. A number outside would end in a division by zero, or be
+# ignored without a word.
 TRAINER_RANGES = {
     "accumulate_grad_batches": PositiveInt,
     "log_every_n_steps": PositiveInt,
@@ -48,19 +49,18 @@ TRAINER_RANGES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call of train.py does."""
+    """What a call of train.py is going to do."""
 
     settings: Mapping[str, Any]  # what to set in the configuration, by dotted key
     run_dir: Path  # the run to go on in, else the next one, which does not exist yet
-    checkpoint: Path | None  # what to go on from, or to validate or test
+    checkpoint: Path | None  # to go on from, to validate or to test
     step: int | None  # optimiser steps taken in `checkpoint`
-    purge_step: int | None  # from here on TensorBoard drops what was logged, since it will be logged again
+    purge_step: int | None  # TensorBoard drops what was logged from here on, since it will be logged again
     initial: LoadedCheckpoint | None  # what a new run begins with
     tokenizer: tiktoken.Encoding | None  # what bpe:<vocabulary size> means; None: it is learnt from the corpus
     on_gpu: bool
     precision: str  # for Lightning
     notes: tuple[str, ...]  # lines for the user
-    test_note: str | None  # the same about what `test` tests on
 
 
 def settle(config: Namespace, subcommand: str) -> Plan:
@@ -75,15 +75,14 @@ def settle(config: Namespace, subcommand: str) -> Plan:
     """
     experiment_dir = experiment_directory(config)
     run_dir = runs.new_run(experiment_dir)
-    checkpoint, content, found_note = find_checkpoint(config.ckpt_path, experiment_dir)
-    saved = None if content is None else saved_config(content)
-    vocab_size = vocabulary(config, saved)
+    checkpoint, content, checkpoint_note = find_checkpoint(config.ckpt_path, experiment_dir)
+    start = None if content is None else saved_config(content)
+    vocab_size = vocabulary(config, start)
     initial = tokenizer = step = purge_step = test_note = None
-    first = saved  # the network that training began with; where it was read from may be gone by now
-    if config.model.init_from is not None and content is None:
+    if content is None and config.model.init_from is not None:  # of a run that goes on, init_from may be gone by now
         initial = load_checkpoint(config.model.init_from, config.data.tokenizer)
-        tokenizer, first = initial.encoding, initial.model.config
-    gpt = network(config, vocab_size, None if config.model.init_from is None else first)
+        tokenizer, start = initial.encoding, initial.model.config
+    gpt = network(config, vocab_size, start)
 
     if content is not None:
         if bpe_size(config.data.tokenizer) is not None:  # it was learnt from that run's corpus
@@ -91,34 +90,32 @@ def settle(config: Namespace, subcommand: str) -> Plan:
         check_same_network(content, gpt, checkpoint)
         if subcommand == "fit":
             check_training_state(content, checkpoint)
-        # A validation inside an accumulation window that has been done was logged where the next step will be.
+        if subcommand == "test":
+            test_note = note_on_other_text(config.data, trained_on(content))
+        # A finished validation inside an accumulation window was logged at the step to come, and is not logged again.
         validated = "unstepped_gradients" in content and not content.get(VALIDATION_DUE)
         step, purge_step = content["global_step"], content["global_step"] + validated
         run_dir = runs.run_of(checkpoint) or run_dir
     elif subcommand != "fit" and initial is None:
         raise UserError(f"{subcommand} needs a checkpoint: --ckpt_path last, best or a file.")
 
-    # The checkpoint and the precision stay out of the configuration, which is saved beside the run: whoever starts
-    # another run from that wants neither this run's checkpoint nor its hardware.
-    settings = {"ckpt_path": None} | {f"model.gpt.{name}": value for name, value in asdict(gpt).items()}
-    if subcommand == "test" and content is not None:
-        test_note = note_on_other_text(config.data, trained_on(content))
-        if test_note is not None:
-            settings["data.percents"] = [0, 0, 100]
-    length = gpt.context_length if config.data.context_length is None else config.data.context_length
+    length = config.data.context_length or gpt.context_length
     if length > gpt.context_length:
         raise UserError(
             f"data.context_length ({length}) is longer than the network's context "
             f"(model.gpt.context_length {gpt.context_length})."
         )
-    settings["data.context_length"] = length
     check_trainer(config.trainer)
     on_gpu = uses_gpu(config.trainer.accelerator)
     precision, precision_note = choose_precision(config.trainer.precision, on_gpu, gpt.d_model)
-    notes = tuple(filter(None, (found_note, precision_note)))
-    return Plan(
-        settings, run_dir, checkpoint, step, purge_step, initial, tokenizer, on_gpu, precision, notes, test_note
-    )
+    # The checkpoint and the precision stay out of the configuration, which is saved beside the run: whoever starts
+    # another run from that wants neither this run's checkpoint nor its hardware.
+    settings = {"ckpt_path": None, "data.context_length": length}
+    settings |= {f"model.gpt.{name}": value for name, value in asdict(gpt).items()}
+    if test_note is not None:
+        settings["data.percents"] = [0, 0, 100]
+    notes = tuple(filter(None, (checkpoint_note, precision_note, test_note)))
+    return Plan(settings, run_dir, checkpoint, step, purge_step, initial, tokenizer, on_gpu, precision, notes)
 
 
 def experiment_directory(config: Namespace) -> Path:
@@ -132,21 +129,18 @@ def experiment_directory(config: Namespace) -> Path:
 
 
 def find_checkpoint(given: str | None, experiment_dir: Path) -> tuple[Path | None, dict[str, Any] | None, str | None]:
-    """The checkpoint that `--ckpt_path` names, its content, and a line for the user if it is not quite that one."""
-    if given is None:
-        return None, None, None
-    if given == "last":
-        return newest_undamaged(runs.last_run(experiment_dir))
-    path = runs.last_run(experiment_dir) / runs.BEST if given == "best" else Path(given)
-    return path, read_checkpoint(path), None
-
-
-def newest_undamaged(run: Path) -> tuple[Path, dict[str, Any], str | None]:
-    """The last checkpoint of a run, or the one before it if that is damaged, which the line then says.
+    """The checkpoint that `--ckpt_path` names, its content, and a line for the user if it is the one before the last,
+    since the last is damaged.
 
     Raises:
         UserError: neither can be used.
     """
+    if given is None:
+        return None, None, None
+    if given != "last":
+        path = runs.last_run(experiment_dir) / runs.BEST if given == "best" else Path(given)
+        return path, read_checkpoint(path), None
+    run = runs.last_run(experiment_dir)
     last, previous = run / runs.LAST, run / runs.PREVIOUS
     if last.exists() and not last.is_file():
         raise UserError(f"{last} is not a file, so nothing could be saved there: move it away.")
@@ -161,8 +155,8 @@ def newest_undamaged(run: Path) -> tuple[Path, dict[str, Any], str | None]:
 
 
 def vocabulary(config: Namespace, saved: GPTConfig | None) -> int:
-    """How many ids the network has: what the user says; else what a checkpoint has, if that lies between the
-    tokenizer's number of ids and the same rounded up; else the latter.
+    """How many ids the network has: what the user says, else the tokenizer's number rounded up; but a checkpoint keeps
+    the number that it was `saved` with, if that lies between these two.
 
     Raises:
         UserError: there is no such tokenizer, or it has more ids than the user asks for.
@@ -179,22 +173,22 @@ def vocabulary(config: Namespace, saved: GPTConfig | None) -> int:
     return given
 
 
-def network(config: Namespace, vocab_size: int, first: GPTConfig | None) -> GPTConfig:
-    """The network as the options say; if training begins with another, as that one is, but for dropout.
+def network(config: Namespace, vocab_size: int, start: GPTConfig | None) -> GPTConfig:
+    """The network as the options say; with `model.init_from` it is `start`, where training begins, but for dropout.
 
     Raises:
-        UserError: there is no such network, or the one that training begins with has other ids than the tokenizer.
+        UserError: there is no such network, or `start` has other ids than the tokenizer.
     """
     options = vars(config.model.gpt) | {"vocab_size": vocab_size}
-    if first is not None:
+    if config.model.init_from is not None:
         n_ids = vocabulary_size(config.data.tokenizer)
         # Others may have rounded up to another multiple, and the user may want any number.
-        if not n_ids <= first.vocab_size < max(n_ids + VOCABULARY_MULTIPLE, vocab_size + 1):
+        if not n_ids <= start.vocab_size < max(n_ids + VOCABULARY_MULTIPLE, vocab_size + 1):
             raise UserError(
-                f"{config.model.init_from} has {first.vocab_size:,} token ids, but tokenizer "
+                f"{config.model.init_from} has {start.vocab_size:,} token ids, but tokenizer "
                 f"{config.data.tokenizer!r} has {n_ids:,}: give the one it was trained with as --data.tokenizer."
             )
-        options = asdict(first) | {"dropout": options["dropout"]}
+        options = asdict(start) | {"dropout": options["dropout"]}
     try:
         return GPTConfig(**options)
     except ValueError as error:
@@ -202,7 +196,7 @@ def network(config: Namespace, vocab_size: int, first: GPTConfig | None) -> GPTC
 
 
 def trained_on(checkpoint: dict[str, Any]) -> str | None:
-    """The corpus by its `full_path`; None if nothing says. Older checkpoints have only what the user called it."""
+    """The `full_path` of the corpus; None if nothing says. Older checkpoints hold only what the user called it."""
     text, options = checkpoint[DATA_KEY].get("text"), checkpoint.get("datamodule_hyper_parameters")
     if isinstance(text, dict) and isinstance(text.get("source"), str):
         return text["source"]
@@ -215,22 +209,18 @@ def trained_on(checkpoint: dict[str, Any]) -> str | None:
 def note_on_other_text(data: Namespace, trained: str | None) -> str | None:
     """A line for the user if `test` takes all of a text; None if it takes the text's own test split.
 
-    It takes all of a text that the checkpoint was not trained on, unless the user says which part.
-
-    Args:
-        data: The options of the datamodule.
-        trained: What the checkpoint was trained on; None if nothing says.
+    It takes all of a text other than the one that the checkpoint was `trained` on, unless the user says which part.
     """
     if data.percents is not None or data.corpus in NAMED_CORPORA or trained is None:
         return None
     if not data.corpus or not is_name(data.corpus) or data.corpus.startswith(PREFIX) or holds_tokens(data.corpus):
         return None  # what has splits of its own keeps them
-    if (tested := full_path(data.corpus, Path(data.data_dir))) == trained:
+    tested = full_path(data.corpus, Path(data.data_dir))
+    if tested == trained:
         return None
+    seen = "which the checkpoint was not trained on."
     if may_share_text(tested, trained):
         seen = f"some of which the checkpoint may have been trained on: its text was {trained!r}."
-    else:
-        seen = "which the checkpoint was not trained on."
     return f"Tests on all of {data.corpus}, {seen}"
 
 

@@ -44,13 +44,15 @@ def main() -> None:
     # Lightning's own notices (which devices exist, tips) say less than `before_fit`; warnings and errors stay.
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    # But for what nobody else says: that it kills this process because another has died, and a profiler's table.
+    # Two notices come from nobody else: that it kills this process because another has died, and a profiler's table.
     for logger in ("lightning.fabric.strategies.launchers.subprocess_script", "lightning.pytorch.profilers"):
         logging.getLogger(logger).setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")  # Lightning's own call, not the user's
-    # When fp16 overflows at the very first step, the scaler skips it, as it should.
-    warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
-    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* is not empty")  # as it is meant to be on resume
+    for expected in (
+        r".*LeafSpec.* is deprecated",  # Lightning's own call, not the user's
+        r"Detected call of `lr_scheduler.step\(\)` before",  # fp16's scaler skips a first step that overflows
+        r"Checkpoint directory .* is not empty",  # on a resume
+    ):
+        warnings.filterwarnings("ignore", message=expected)
     GPTCLI(
         GPTModule,
         TextDataModule,
@@ -93,14 +95,14 @@ class GPTCLI(LightningCLI):
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in SUBCOMMANDS}
 
     def parse_arguments(self, *args: Any) -> None:
-        """As Lightning's; whatever it fails on came from the user."""
+        """Parse as Lightning does; any failure is due to what the user gave."""
         try:
             super().parse_arguments(*args)
         except Exception as error:
             raise UserError(f"The configuration can't be understood ({type(error).__name__}: {error}).") from error
 
     def _set_seed(self) -> None:
-        """As Lightning's, with an error of one line."""
+        """Seed as Lightning does, with an error of one line."""
         try:
             super()._set_seed()
         except ValueError as error:
@@ -110,20 +112,18 @@ class GPTCLI(LightningCLI):
         """Leave the configuration alone: Lightning would let the checkpoint's hyper-parameters override it silently."""
 
     def before_instantiate_classes(self) -> None:
-        """Settle what depends on several settings, and say what is not as the user might expect."""
+        """Settle what depends on several settings, and tell the user what may be unexpected."""
         self.plan = settle(self.config[self.subcommand], self.subcommand)
-        for note in self.plan.notes:
-            say(note, sys.stdout)
-        if self.plan.test_note is not None:
-            say(self.plan.test_note)
+        for note in self.plan.notes:  # validate and test print their figures, and no more, on standard output
+            say(note, sys.stdout if self.subcommand == "fit" else sys.stderr)
         if self.plan.on_gpu:
             torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it, for what autocast leaves in float32
         if self.subcommand != "fit":
             self.save_config_callback = None  # a look at a checkpoint makes no run of its own
 
     def instantiate_classes(self) -> None:
-        """As Lightning's, with what was settled; but the number of ids in the configuration that is saved beside the
-        run is the user's, so that another tokenizer can still say how many there are."""
+        """Instantiate with the settled settings. The configuration saved beside the run keeps the user's vocab_size, so
+        that whoever starts another run from it can choose another tokenizer."""
         config = self.config[self.subcommand]
         given_vocabulary = config.model.gpt.vocab_size
         for key, value in self.plan.settings.items():
@@ -132,35 +132,33 @@ class GPTCLI(LightningCLI):
         config.model.gpt.vocab_size = given_vocabulary
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Make the directory of a new run; add its logger, unless the user chose one, and the callbacks that every run
-        has."""
+        """Make the directory of a new run; add its logger, unless the user chose one, and the callbacks of all runs."""
         config = self._get(self.config_init, "trainer")
         if self.makes_a_run() and self.plan.run_dir == runs.new_run(self.plan.run_dir.parent):
             self.plan = replace(self.plan, run_dir=runs.make_run(self.plan.run_dir.parent))
         run_dir = self.plan.run_dir
-        extra = [callbacks.GracefulStop(), callbacks.LostProcess(), callbacks.Throughput(), callbacks.HyperParameters()]
-        extra.append(callbacks.BestCheckpoint())
+        all_callbacks = [callbacks.ExactResume(), *(config.callbacks or []), callbacks.GracefulStop()]
+        all_callbacks += [callbacks.LostProcess(), callbacks.Throughput(), callbacks.HyperParameters()]
+        all_callbacks.append(callbacks.BestCheckpoint())
         if config.max_time is not None:
-            extra.append(callbacks.TimeLimit(config.max_time))
+            all_callbacks.append(callbacks.TimeLimit(config.max_time))
             kwargs["max_time"] = None
         if config.enable_progress_bar is not False:
-            extra.append(callbacks.StepProgressBar())
+            all_callbacks.append(callbacks.StepProgressBar())
         if config.logger is None or config.logger is True:
             kwargs["logger"] = self.subcommand == "fit" and TensorBoardLogger(
                 save_dir=str(run_dir.parent.parent),
                 name=run_dir.parent.name,
                 version=run_dir.name,
                 default_hp_metric=False,
-                purge_step=self.plan.purge_step,  # after a resume TensorBoard drops what was logged past the checkpoint
+                purge_step=self.plan.purge_step,
             )
         if config.default_root_dir is None:
             kwargs["default_root_dir"] = str(run_dir)
-        kwargs["callbacks"] = [callbacks.ExactResume(), *(config.callbacks or []), *extra]
         plugins = config.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        kwargs["precision"] = self.plan.precision
         try:
-            return super().instantiate_trainer(**kwargs)
+            return super().instantiate_trainer(**kwargs, callbacks=all_callbacks, precision=self.plan.precision)
         except Exception as error:
             if self.makes_a_run():
                 runs.remove_if_empty(run_dir)
@@ -169,7 +167,7 @@ class GPTCLI(LightningCLI):
             raise
 
     def makes_a_run(self) -> bool:
-        """Whether this process is the one that writes into a run's directory."""
+        """Whether this process writes into a run's directory."""
         fast_dev_run = self.config[self.subcommand].trainer.fast_dev_run
         return self.subcommand == "fit" and not fast_dev_run and rank_zero_only.rank == 0
 
@@ -194,7 +192,7 @@ class GPTCLI(LightningCLI):
         )
 
     def after_fit(self, stopped_by: str | None = None) -> None:
-        """Say where everything lies, and show what the network writes."""
+        """Say where everything lies, and show a sample."""
         if self.trainer.fast_dev_run:
             return
         samples = self._get(self.config_init, "text_samples")
@@ -202,11 +200,11 @@ class GPTCLI(LightningCLI):
         say(endings.summary(self.trainer, self.plan.run_dir, text, stopped_by), sys.stdout)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """As Lightning's, while no other process may train in the run's directory; say how it ended."""
+        """Run as Lightning does, while no other process may train in the run's directory; say how it ended."""
         plan = self.plan
         lock = runs.lock(plan.run_dir) if self.makes_a_run() else None
         try:
-            with endings.said(self.trainer, subcommand, plan.run_dir, plan.checkpoint):
+            with endings.explained(self.trainer, subcommand, plan.run_dir, plan.checkpoint):
                 self.datamodule.learnt = plan.tokenizer
                 if plan.initial is not None:
                     self.begin_with(plan.initial)
@@ -223,7 +221,7 @@ class GPTCLI(LightningCLI):
                 runs.remove_if_empty(plan.run_dir)
 
     def begin_with(self, initial: LoadedCheckpoint) -> None:
-        """Put its weights into the network.
+        """Put the weights of `initial` into the network.
 
         Raises:
             UserError: it was trained with another tokenizer.
@@ -239,6 +237,6 @@ class GPTCLI(LightningCLI):
 
 
 def quiet_about_files(details: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread prints a traceback when a file can't be written, and raises the same where training runs."""
+    """Print no traceback when TensorBoard's thread can't write a file: the same error is raised where training runs."""
     if not issubclass(details.exc_type, OSError):
         threading.__excepthook__(details)

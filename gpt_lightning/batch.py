@@ -1,4 +1,4 @@
-"""What a batch is, for those who make it, train on it and look at it."""
+"""What a batch is, for the code that makes it, trains on it or looks at it."""
 
 from torch import Tensor
 

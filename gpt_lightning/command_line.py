@@ -1,4 +1,4 @@
-"""How a command ends when something is wrong: one line on stderr and a non-zero exit status, no traceback."""
+"""How a command ends when something is wrong: with one line on stderr and a non-zero exit status, but no traceback."""
 
 import argparse
 import difflib
@@ -14,14 +14,14 @@ from gpt_lightning.errors import UserError
 
 @contextmanager
 def clear_errors(*more: type[Exception]) -> Iterator[None]:
-    """Turn what the user can mend (UserError, a file that can't be read or written, exceptions of the types in `more`)
-    into one line and exit status 1, and Ctrl-C into one line and 130. Anything else is a bug and keeps its traceback.
-    """
+    """Turn what the user can mend (a UserError, a file that can't be read or written, exceptions of the types in
+    `more`) into one line and exit status 1, and Ctrl-C into one line and 130. Anything else is a bug and keeps its
+    traceback."""
     try:
         yield
     except (UserError, *more) as error:
         _exit(str(error), 1)
-    except BrokenPipeError:  # the reader of the output has enough, as `| head` does
+    except BrokenPipeError:  # the reader of the output has seen enough, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at exit complains
         raise SystemExit(1) from None
     except OSError as error:
@@ -33,7 +33,7 @@ def clear_errors(*more: type[Exception]) -> Iterator[None]:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse with errors of one line, which name the option closest to a misspelt one."""
+    """argparse, with errors of one line that suggest the right spelling of a misspelt option."""
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and exit with 2, as argparse does."""
@@ -41,7 +41,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def usage_error(message: str, options: Iterable[str], program: str) -> NoReturn:
-    """Print a parser's message as one line, with a hint at a misspelt option of the command line; exit with 2."""
+    """Print a parser's message as one line, with a hint if the command line has a misspelt option; exit with 2."""
     message = in_plain_words(message)
     hint = f"; {program} --help lists all options"
     for argument in sys.argv[1:]:
@@ -55,7 +55,7 @@ def usage_error(message: str, options: Iterable[str], program: str) -> NoReturn:
 
 
 def in_plain_words(message: str) -> str:
-    """A parser's message as one line, without what jsonargparse says around the reason: it means nothing to a user."""
+    """A parser's message as one line, without jsonargparse's words around the reason, which mean nothing to a user."""
     message = " ".join(message.split())
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     message = re.sub(
@@ -69,7 +69,7 @@ def in_plain_words(message: str) -> str:
 
 
 def _reason(errors: str, value: str) -> str:
-    """Why a value is none of several types, such as a range or None: what the ranges say."""
+    """Why a value is of none of several types, such as a range or None, according to the ranges."""
     reasons = re.findall(r"- Not of type \w+: (.*?)(?= - |$)", errors)
     if not reasons:
         return f"no such value: {value}"
@@ -79,5 +79,4 @@ def _reason(errors: str, value: str) -> str:
 
 def _exit(message: str, status: int) -> None:
     print(f"error: {message}", file=sys.stderr)
-    # `from None`: the cause is for the user's eyes already; a traceback would bury it.
     raise SystemExit(status) from None

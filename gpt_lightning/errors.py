@@ -1,7 +1,7 @@
 """The one exception that means "the user can fix this".
 
-Library code raises `UserError` with a sentence that names the thing and the way out. The entry points print it and exit
-with a non-zero status, without a traceback.
+The library raises it with a sentence that names the thing and the way out. The entry points print that sentence and
+exit with a non-zero status, without a traceback.
 """
 
 

@@ -1,4 +1,4 @@
-"""Names that files can have, and atomic files: complete, or not there at all."""
+"""Which texts can be names of files, and how to write a file so that it is complete or not there at all."""
 
 import glob
 import os
@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text can be printed, logged and stored. Python turns bytes of the command line that are not UTF-8 into
-    lone surrogates."""
+    """Whether a text can be printed, logged and stored: Python turns command-line bytes that are not UTF-8 into lone
+    surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -21,13 +21,10 @@ def is_name(text: str) -> bool:
 
 @contextmanager
 def atomic_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
-    """A binary file to write to. When the block ends well a rename makes it `path`; otherwise it vanishes.
+    """Yield a binary file to write to. It is renamed to `path` when the block ends, and removed if the block raises.
 
-    The temporary name is beside `path`, so that the rename stays within one file system. Missing directories are made.
-
-    Args:
-        path: Where the file goes.
-        previous: Where to keep what `path` held until now.
+    The temporary file lies beside `path`, so that the rename stays within one file system. Missing directories are
+    made. What `path` held until now becomes `previous`, if that is given.
 
     Raises:
         OSError: it cannot be written; `filename` is `path`.

@@ -1,6 +1,7 @@
 """Preallocated keys and values for decoding one token at a time.
 
-It stores, and gives the positions of the next tokens; masks belong to the network, sampling to generation.py.
+A cache stores them and knows the positions of the next tokens. Masks belong to the network, sampling to
+decoding/generation.py.
 """
 
 import torch
@@ -52,7 +53,7 @@ class KVCache:
         return slice(self.length, end)
 
     def advance(self, tokens: int) -> None:
-        """Count `tokens` as seen, once every layer has appended them."""
+        """Count `tokens` more as seen, once every layer has appended them."""
         self.length += tokens
 
     def repeat(self, n: int) -> None:
@@ -77,10 +78,10 @@ class StaticLayerCache:
 
 
 class StaticCache:
-    """A filled `KVCache` for one token at a time in shapes that never change, as compiled decoding needs them.
+    """A filled `KVCache`, continued one token at a time in shapes that never change, as compiled decoding needs them.
 
     A step attends to every position through a mask, and its own position is a tensor: nothing is compiled twice, and a
-    GPU can replay the step as one graph. The caller sets `position_1` after each step, and stops at the context's end.
+    GPU can replay the step as one graph. The caller sets `position_1` after each step and stops at the context's end.
     """
 
     def __init__(self, cache: KVCache) -> None:
@@ -100,4 +101,4 @@ class StaticCache:
         return self.position_1
 
     def advance(self, tokens: int) -> None:
-        """Do nothing: a replayed graph runs no Python, so that the caller sets `position_1`."""
+        """Do nothing: a replayed graph runs no Python, so the caller sets `position_1`."""

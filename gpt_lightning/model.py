@@ -18,7 +18,7 @@ from torch.nn.attention.bias import causal_lower_right
 from gpt_lightning.kv_cache import KVCache, LayerCache, StaticCache, StaticLayerCache
 from gpt_lightning.ranges import NonNegativeInt, PositiveInt, ShareBelowOne
 
-VOCABULARY_MULTIPLE = 64  # GPUs multiply matrices of such sizes faster; nanoGPT rounds up to it, too
+VOCABULARY_MULTIPLE = 64  # GPUs multiply matrices of such sizes faster; nanoGPT rounds up to it too
 LARGEST_SIZE = 2**24  # far above any network, and small enough for a matrix's size in bytes to fit into 64 bits
 
 
@@ -62,16 +62,15 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         """Report every impossible field at once (ValueError)."""
-        sizes = ("n_layer", "n_head", "d_model", "context_length", "vocab_size")
-        kinds = dict.fromkeys(sizes, int) | dict.fromkeys(("bias", "tie_weights", "qk_norm", "zero_init"), bool)
+        kinds = {field.name: type(field.default) for field in fields(self) if type(field.default) in (int, bool)}
         wrong = [name for name, kind in kinds.items() if type(getattr(self, name)) is not kind]
-        if wrong:  # files hold such values, which would fail later, or pass for others, as True does for 1
+        if wrong:  # a file may hold such values; they would fail later, or pass for others, as True does for 1
             given = "; ".join(f"{name} is {getattr(self, name)!r}" for name in wrong)
             raise ValueError(f"{given}: sizes must be whole numbers, options true or false")
         problems = [
             f"{name} is {getattr(self, name)} but must be from 1 to {LARGEST_SIZE:,}"
-            for name in sizes
-            if not 1 <= getattr(self, name) <= LARGEST_SIZE
+            for name, kind in kinds.items()
+            if kind is int and not 1 <= getattr(self, name) <= LARGEST_SIZE
         ]
         if self.n_head >= 1 and self.d_model % self.n_head:
             problems.append(f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head})")
@@ -88,7 +87,7 @@ class GPTConfig:
 
 
 def padded_vocabulary(n_ids: int) -> int:
-    """`n_ids` rounded up to a multiple of 64; the ids on top stand for no token, and are never sampled.
+    """`n_ids` rounded up to a multiple of 64; the additional ids stand for no token and are never sampled.
 
     >>> padded_vocabulary(50257), padded_vocabulary(256)
     (50304, 256)
@@ -99,8 +98,8 @@ def padded_vocabulary(n_ids: int) -> int:
 class Attend(nn.Module):
     """Mix values by causal attention. The one attention call, and the one place where interpretability looks.
 
-    It has no parameters. Its inputs are q, k, v after positions, which is all that a forward hook needs to recompute
-    the attention weights; they are never materialised here.
+    It has no parameters. Its inputs are q, k, v after positions, all that a forward hook needs to recompute the
+    attention weights, which are never materialised here.
     """
 
     def __init__(self, dropout: float) -> None:
@@ -108,12 +107,12 @@ class Attend(nn.Module):
         self.dropout = dropout
 
     def forward(self, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, visible_1S: Tensor | None = None) -> Tensor:
-        T, S = q_BHTD.size(-2), k_BHSD.size(-2)
-        dropout_p = self.dropout if self.training else 0.0
         if visible_1S is not None:  # one query and every slot of a cache
             return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=visible_1S)
+        T, S = q_BHTD.size(-2), k_BHSD.size(-2)
+        dropout_p = self.dropout if self.training else 0.0
         # Queries are the last T of S positions. One query sees every key; T = S is plain causal attention; only a
-        # prompt that continues a cache needs a mask that is aligned to the last key.
+        # prompt that continues a cache needs a mask aligned to the last key.
         mask = causal_lower_right(T, S) if 1 < T < S else None
         return F.scaled_dot_product_attention(
             q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, dropout_p=dropout_p, is_causal=T == S and T > 1
@@ -127,16 +126,15 @@ class RotaryPositions(nn.Module):
         super().__init__()
         frequencies = base ** -(torch.arange(0, head_width, 2).float() / head_width)
         angles = torch.outer(torch.arange(context_length).float(), frequencies)
-        # Not saved: they follow from the config. Autocast leaves them in float32; casting the network would not.
+        # Not saved: they follow from the config. Autocast leaves them in float32, unlike casting the network.
         self.register_buffer("cos", torch.cat((angles.cos(), angles.cos()), -1), persistent=False)
         self.register_buffer("sin", torch.cat((-angles.sin(), angles.sin()), -1), persistent=False)
 
     def forward(self, x_BHTD: Tensor, positions: slice | Tensor) -> Tensor:
-        cos, sin = self.cos[positions], self.sin[positions]
-        # In float32 or wider, whatever autocast made of x.
-        x = x_BHTD.to(torch.promote_types(x_BHTD.dtype, torch.float32))
+        x = x_BHTD.to(torch.promote_types(x_BHTD.dtype, torch.float32))  # whatever autocast made of it
         # Channel i forms a pair with i + D/2: rolled by half, each meets its partner.
-        return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin).type_as(x_BHTD)
+        partner = x.roll(x.size(-1) // 2, -1)
+        return torch.addcmul(x * self.cos[positions], partner, self.sin[positions]).type_as(x_BHTD)
 
 
 def normalisation(config: GPTConfig) -> nn.Module:
@@ -164,7 +162,7 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x_BTC.shape
         qkv = self.qkv(x_BTC).view(B, T, 3, self.n_head, C // self.n_head)
         qk, v = qkv.permute(2, 0, 3, 1, 4).split([2, 1])
-        # Queries and keys together: half as many operations, each of which costs a small network time.
+        # Queries and keys go together: half as many operations, whose overhead shows in a small network.
         if self.qk_norm is not None:
             qk = self.qk_norm(qk)
         if self.rotary is not None:
@@ -278,14 +276,14 @@ class GPT(nn.Module):
         return self.norm(x_BTC)
 
     def parameter_count(self) -> int:
-        """Number of trained numbers; a tied head counts once."""
+        """Number of trained parameters; a tied head counts once."""
         return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self) -> int:
         """Floating-point operations of forward and backward per token: 6 per weight that multiplies, plus attention's
         12·n_layer·d_model·T (PaLM, Chowdhery et al. 2022, appendix B; the causal half is counted, as is customary)."""
-        # Embeddings are looked up, not multiplied; a tied matrix multiplies as the head. Summing over blocks and the
-        # head keeps the count the same for tied and untied weights.
+        # Embeddings are looked up, not multiplied. A tied matrix multiplies as the head, so that the sum over blocks
+        # and head is the same for tied and untied weights.
         multiplied = sum(p.numel() for p in self.blocks.parameters() if p.dim() == 2) + self.head.weight.numel()
         c = self.config
         return 6 * multiplied + 12 * c.n_layer * c.d_model * c.context_length

@@ -83,7 +83,7 @@ class GPTModule(L.LightningModule):
         spike_factor: ranges.AboveOne = 10.0,
     ) -> None:
         super().__init__()
-        # A checkpoint keeps the config as a plain dict, so that it loads with weights_only=True; it comes back as one.
+        # In a checkpoint it is a plain dict, so that it loads with weights_only=True.
         gpt = gpt if isinstance(gpt, GPTConfig) else GPTConfig(**gpt)
         self.save_hyperparameters(ignore=["gpt"])
         ranges.check_arguments(GPTModule.__init__, self.hparams, "model")
@@ -92,7 +92,7 @@ class GPTModule(L.LightningModule):
         if activation_checkpointing:
             apply_activation_checkpointing(self.model, check_fn=lambda module: isinstance(module, Block))
         self.training_loss = torch.compile(next_token_loss) if compile else next_token_loss
-        # nan_strategy: the check costs a device synchronisation, and what is not finite never gets here.
+        # nan_strategy: the check costs a device synchronisation, and only finite values get here.
         self.train_loss = MeanMetric(nan_strategy="disable")
         # Part of the checkpoint, so that a resumed run logs the same averages as one that was never stopped.
         self.train_loss.persistent(True)
@@ -101,8 +101,8 @@ class GPTModule(L.LightningModule):
         self.register_buffer("token_byte_lengths", None, persistent=False)
         self.seed: int | None = None
         self.guard = GuardedStep(self, StepWatch(on_nonfinite, on_spike, spike_factor))
-        # Whether the batch completes an optimiser step that is logged, every `log_every_n_steps`-th; known from before
-        # that step to the next batch, also to callbacks that look at the device only then.
+        # Whether this batch completes an optimiser step that is logged (every `log_every_n_steps`-th). Set before that
+        # step and kept until the next batch, for callbacks too, which look at the device only then.
         self.completes_logged_step = False
 
     # ---- set-up
@@ -110,7 +110,7 @@ class GPTModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Take from the datamodule how many bytes each token stands for; remember the run's seed."""
         self.guard.window = []
-        # Lightning does so only after loading a checkpoint's weights, which loses digits of double precision.
+        # Lightning converts only after loading a checkpoint's weights, which loses digits of double precision.
         self.trainer.precision_plugin.convert_module(self)
         lengths = getattr(self.trainer.datamodule, "token_byte_lengths", None)
         if lengths is not None:
@@ -119,20 +119,20 @@ class GPTModule(L.LightningModule):
             self.seed = torch.initial_seed()
 
     def configure_model(self) -> None:
-        """Under FSDP, share the network out among the processes, once."""
+        """Under FSDP, shard the network over the processes, once."""
         if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
             shard(self.model)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser of the options; its schedule moves at every optimiser step."""
+        """The optimiser that the options name; its schedule moves at every optimiser step."""
         h = self.hparams
         if h.optimizer == "muon" and isinstance(self.model, FSDPModule):
-            raise UserError("Muon needs full matrices, of which FSDP leaves each process a share: use DDP, or adamw.")
-        # A fused optimiser unscales fp16 gradients inside its step, too late to look at them or clip them.
+            raise UserError("Muon needs full matrices, but FSDP leaves each process a share: use DDP, or adamw.")
+        # A fused optimiser unscales fp16 gradients inside its step: too late to look at them or clip them.
         fused = gradient_scaler(self.trainer) is None
         optimizer = build_optimizer(self.parameter_groups(), fused)
         if fused:
-            # Lightning refuses to clip with any optimiser that could unscale, also in bf16 where nothing is scaled.
+            # Lightning refuses to clip with any optimiser that could unscale, even in bf16, where nothing is scaled.
             optimizer._step_supports_amp_scaling = False
         decay_steps = h.decay_steps or self.total_optimizer_steps()
         multiplier = SCHEDULES[h.schedule](h.warmup_steps, decay_steps, h.final_learning_rate_fraction)
@@ -140,14 +140,15 @@ class GPTModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The network's parameters, with what the options say of each group."""
+        """The network's parameters in groups, each with its options."""
         h = self.hparams
         muon = (h.muon_learning_rate, h.embedding_learning_rate, h.muon_momentum) if h.optimizer == "muon" else ()
         return parameter_groups(self.model, h.learning_rate, (h.beta1, h.beta2), h.weight_decay, *muon)
 
     def total_optimizer_steps(self) -> int:
-        """Optimiser steps from the run's beginning to its end. Not `trainer.estimated_stepping_batches`, which sets the
-        loaders up again and loses a resumed loader's position (Lightning issue 20550)."""
+        """Optimiser steps from the run's beginning to its end."""
+        # trainer.estimated_stepping_batches would set the loaders up again and so lose a resumed loader's position
+        # (Lightning issue 20550).
         trainer = self.trainer
         if trainer.max_steps > 0:
             return trainer.max_steps
@@ -164,14 +165,14 @@ class GPTModule(L.LightningModule):
     # ---- training
 
     def on_train_start(self) -> None:
-        """After a resume: put this run's learning rates, decay and betas in place of the checkpoint's.
+        """After a resume, put this run's learning rates, decay and betas in place of the checkpoint's.
 
         Raises:
             UserError: the optimiser state is not this network's.
         """
         scheduler, groups = self.lr_schedulers(), self.parameter_groups()
         for parameter, state in scheduler.optimizer.state.items():
-            # PyTorch does not look, and would write beyond the end of a tensor that is too small.
+            # PyTorch does not check, and would write beyond the end of a tensor that is too small.
             if any(isinstance(v, Tensor) and v.dim() and v.shape != parameter.shape for v in state.values()):
                 raise UserError("The optimiser state in the checkpoint does not fit its weights.")
         if not isinstance(scheduler, LambdaLR):
@@ -183,17 +184,17 @@ class GPTModule(L.LightningModule):
             group |= {"initial_lr": options["lr"], "lr": options["lr"] * multiplier}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed this batch's dropout, and let the guard take up an unfinished accumulation window."""
+        """Seed this batch's dropout, and let the guard restore an unfinished accumulation window."""
         self.completes_logged_step = False
         self.seed_dropout(self.trainer.fit_loop.total_batch_idx)
         self.guard.begin_batch(batch)
 
     def seed_dropout(self, number: int) -> None:
-        """Set the random numbers of a batch, given its number in the run."""
+        """Seed the random numbers of a batch, given its number in the run."""
         # Distinct for every (batch, rank); the golden-ratio multiplier spreads neighbouring numbers over 64 bits.
         stream = number * self.trainer.world_size + self.global_rank
         seed = (self.seed + stream * 0x9E3779B97F4A7C15) % 2**63
-        # Not torch.manual_seed: it formats a stack trace for each kind of device that is not there.
+        # torch.manual_seed would format a stack trace for each kind of device that is not there.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -203,7 +204,7 @@ class GPTModule(L.LightningModule):
         return self.training_loss(self.model, *batch)
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Hand the loss to the guard, which looks at it when the optimiser steps."""
+        """Hand the loss to the guard, which checks it when the optimiser steps."""
         self.guard.add_loss(loss)
 
     def configure_gradient_clipping(
@@ -212,7 +213,7 @@ class GPTModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: GradClipAlgorithmType | None = None,
     ) -> None:
-        """Before every optimiser step, with or without clipping: let the guard look for numerical faults and clip; log.
+        """Let the guard look for numerical faults and clip, then log. Lightning calls this before every optimiser step.
 
         Raises:
             UserError: the run is to stop before this step, see `on_nonfinite` and `on_spike`.
@@ -220,13 +221,13 @@ class GPTModule(L.LightningModule):
         self.completes_logged_step = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
         norm, loss = self.guard.before_step(optimizer, gradient_clip_val, gradient_clip_algorithm)
         if math.isfinite(loss):
-            self.train_loss.update(loss)  # the same on every rank, so that rank zero's checkpoint is everybody's
-        # Here and not in on_train_batch_end, which comes after the callbacks: a checkpoint must see the average reset.
+            self.train_loss.update(loss)  # the same on every rank: rank zero's checkpoint is for all of them
+        # Not in on_train_batch_end, which comes after the callbacks: a checkpoint must see the average reset.
         if self.completes_logged_step:
             self.log_step(norm)
 
     def log_step(self, norm: float) -> None:
-        """Log this optimiser step, whose gradients had this norm, and the mean loss since the last that was logged."""
+        """Log this optimiser step: the norm of its gradients, and the mean loss since the last logged step."""
         figures = {
             "train/learning_rate": self.lr_schedulers().optimizer.param_groups[0]["lr"],
             "train/skipped_steps": float(self.guard.watch.skipped),
@@ -253,7 +254,7 @@ class GPTModule(L.LightningModule):
             self.bytes.update(self.token_byte_lengths[targets[counted]].sum())
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same figures, on the test split."""
+        """Count the same on the test split."""
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
@@ -261,7 +262,7 @@ class GPTModule(L.LightningModule):
         self.log_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
-        """As for validation, under `test/`."""
+        """Log the same figures under `test/`."""
         self.log_evaluation("test")
 
     def log_evaluation(self, split: str) -> None:
@@ -298,7 +299,7 @@ class GPTModule(L.LightningModule):
         Raises:
             UserError: a weight is not finite, or the checkpoint is of another optimiser.
         """
-        # Under FSDP Lightning has taken them out by now; there the first step finds what is not finite.
+        # Under FSDP Lightning has taken the weights out by now; there the first step finds what is not finite.
         if where := bad_values(checkpoint.get("state_dict", {}).items()):
             raise UserError(f"A weight of the checkpoint is not finite: {where}. {GO_BACK}")
         if where := bad_optimizer_states(checkpoint.get("optimizer_states", [])):

@@ -1,8 +1,8 @@
-"""Ranges of numbers as types, for annotations: `--help` shows them, and the parser holds the command line and YAML to
-them. `check_arguments` does the same for callers from Python.
+"""Ranges of numbers as types for annotations. `--help` shows them, and the parser checks the command line and YAML
+against them; `check_arguments` does the same for callers from Python.
 
-Values stay plain numbers. jsonargparse's own restricted types would leave their classes in checkpoints, which then no
-longer load with weights_only=True.
+Values stay plain numbers. jsonargparse's own restricted types would leave their classes in checkpoints, which then
+would not load with weights_only=True.
 """
 
 import math
@@ -15,22 +15,22 @@ from jsonargparse.typing import register_type
 
 from gpt_lightning.errors import UserError
 
-LARGEST_INT = 2**53 - 1  # up to here every integer is exact as a floating-point number too
+LARGEST_INT = 2**53 - 1  # every integer up to here is also exact as a floating-point number
 _COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
 class OutOfRange(ValueError, ArgumentTypeError):
-    """A value that a range does not take. Of both types: argparse passes on the message of the second only."""
+    """A value that a range does not take. argparse passes on the message of an ArgumentTypeError only."""
 
 
 def number_type(name: str, base: type, words: str, *limits: tuple[str, float]) -> type:
-    """A type of numbers within limits. Called with a value, or a text of one, it returns the plain number.
+    """A type of numbers within limits. Called with a number, or the text of one, it returns the plain number.
 
     Args:
         name: For `--help`.
         base: int or float.
         words: What such a number must be, for messages.
-        limits: All of which must hold, such as (">", 0).
+        limits: Comparisons that must all hold, such as (">", 0).
     """
 
     def check(value: Any) -> int | float:
@@ -73,11 +73,11 @@ ShareBelowOne = number_type("ShareBelowOne", float, "at least 0 and below 1", ("
 
 
 def check_arguments(constructor: Any, arguments: Mapping[str, Any], section: str, problems: Sequence[str] = ()) -> None:
-    """Hold a caller from Python to the ranges in a constructor's annotations, as the parser does one from outside.
+    """Check a constructor's arguments against the ranges in its annotations, as the parser does for the command line.
 
     Args:
         constructor: With the annotations, such as `GPTModule.__init__`.
-        arguments: What it was called with; those without a range are not looked at.
+        arguments: What it was called with; arguments without a range are ignored.
         section: Where the options stand in YAML, for the message.
         problems: Clauses that say what else is wrong, to be reported with the rest.
 

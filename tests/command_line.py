@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.conftest import REPO
 
-# Small enough for seconds, and with everything on: dropout, accumulation, validations, checkpoints.
+# Small enough to train in seconds, with everything on: dropout, accumulation, validations, checkpoints.
 TINY = [
     "--model.gpt.n_layer=2",
     "--model.gpt.n_head=2",

@@ -16,7 +16,7 @@ REPO = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """One thread: more only wait for each other on networks this small."""
+    """One thread: on networks this small, more would only wait for each other."""
     torch.set_num_threads(1)
 
 
@@ -28,26 +28,8 @@ def tiny_config() -> GPTConfig:
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory) -> Path:
     """About 20 KB of repetitive text."""
-    words = [
-        "the",
-        "cat",
-        "sat",
-        "on",
-        "a",
-        "mat",
-        "and",
-        "saw",
-        "that",
-        "rat",
-        "eat",
-        "all",
-        "the",
-        "oats",
-        "in",
-        "time",
-        "for",
-        "tea",
-    ]
+    sentence = "the cat sat on a mat and saw that rat eat all the oats in time for tea"
+    words = sentence.split()
     chooser = random.Random(0)
     path = tmp_path_factory.mktemp("corpus") / "words.txt"
     path.write_text("".join(chooser.choice(words) + chooser.choice("    \n") for _ in range(5000)))
@@ -58,7 +40,7 @@ def corpus_file(tmp_path_factory) -> Path:
 def main(monkeypatch, capsys, tmp_path):
     """Run an entry point as __main__ in this process, which saves the seconds that a new one takes to import torch.
 
-    In `tmp_path`; returns exit status, standard output and standard error.
+    It runs in `tmp_path` and returns exit status, standard output and standard error.
     """
     monkeypatch.chdir(tmp_path)
 
@@ -76,7 +58,7 @@ def main(monkeypatch, capsys, tmp_path):
 
 
 def shared_file(name: str) -> Path:
-    """A file of the shared data; skips the test where there is none."""
+    """A file of the shared data; the test is skipped where there is none."""
     shared = os.environ.get("GPT_LIGHTNING_SHARED")
     if not shared or not (Path(shared) / name).exists():
         pytest.skip("needs GPT_LIGHTNING_SHARED")

@@ -1,4 +1,4 @@
-"""The kinds of network that everything has to work with."""
+"""The kinds of network that everything has to work with, as options of GPTConfig."""
 
 VARIANTS = {
     "gpt2": {},

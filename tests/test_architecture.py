@@ -11,8 +11,8 @@ import pytest
 
 from tests.conftest import REPO
 
-# From the ground up: a room imports rooms above it in this list, and files of its own. A name with a slash is a folder
-# with all that no other line names.
+# From the ground up: a room may import rooms above it in this list, and its own files. A name that ends in a slash is a
+# folder, without the parts that have a line of their own.
 HOUSE = (
     "gpt_lightning/errors.py",
     "gpt_lightning/files.py",
@@ -47,7 +47,7 @@ HOUSE = (
     "./",
     "benchmarks/",
 )
-UNKNOWN_TO = {  # what the files of a folder may not import, of ours or of others
+UNKNOWN_TO = {  # what the files of a folder may not import, ours or others'
     "gpt_lightning/model.py": {"lightning", "matplotlib", "tensorboard", "tiktoken"},
     "gpt_lightning/kv_cache.py": {"lightning", "matplotlib", "tensorboard", "tiktoken"},
     "gpt_lightning/interpret/": {"lightning", "tensorboard", "gpt_lightning.data", "gpt_lightning.training"},
@@ -64,12 +64,12 @@ MOST_FILES = 12
 
 def files() -> list[Path]:
     folders = ("gpt_lightning", "callbacks", "cli", "docs", "benchmarks")
-    found = [path for folder in folders for path in (REPO / folder).rglob("*.py")] + list(REPO.glob("*.py"))
-    return [path.relative_to(REPO) for path in sorted(found)]
+    paths = [path for folder in folders for path in (REPO / folder).rglob("*.py")] + list(REPO.glob("*.py"))
+    return [path.relative_to(REPO) for path in sorted(paths)]
 
 
 def imports(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, wherever in it; `from a import b` may be the module a.b."""
+    """Full names of the modules that a file imports, anywhere in it; `from a import b` may be the module a.b."""
     names = set()
     for node in ast.walk(ast.parse((REPO / path).read_text())):
         if isinstance(node, ast.Import):
@@ -97,7 +97,7 @@ ARROWS = sorted(
 
 
 def test_imports_point_down():
-    # A package's __init__.py that hands on names of its folder stands above them.
+    # An __init__.py that re-exports names of its folder stands above them.
     wrong = [
         f"{path} imports {target}"
         for path, target in ARROWS

@@ -1,4 +1,4 @@
-"""What the pages in docs/ say, held against the code."""
+"""The tables in docs/ match the code."""
 
 import pytest
 

@@ -54,7 +54,7 @@ def test_validation_figures_equal_their_definitions(tiny_config, data):
 
 
 def test_bits_per_byte_counts_bytes_not_tokens(tiny_config, data, monkeypatch):
-    """Were every token 4 bytes long, there would be a quarter of the bits in each byte."""
+    """If every token were 4 bytes long, each byte would have a quarter of the bits."""
     monkeypatch.setattr("gpt_lightning.data.datamodule.token_byte_lengths", lambda _: torch.full((256,), 4))
     (figures,) = trainer().validate(GPTModule(tiny_config), data, verbose=False)
     assert figures["val/bits_per_byte"] == pytest.approx(figures["val/loss"] / math.log(2) / 4, rel=1e-5)
@@ -122,7 +122,7 @@ def test_training_steps_carry_no_hooks(tiny_config, data):
     ("scaler", "clip", "fused"), [(True, 1.0, False), (True, None, False), (False, 1.0, True), (False, None, True)]
 )
 def test_fused_adamw_wherever_it_is_allowed(tiny_config, data, scaler, clip, fused):
-    """fp16's scaler excludes it. The scaler is a real one; only its device is not there."""
+    """fp16's scaler excludes it. The scaler is a real one, but on a CPU."""
     module = GPTModule(tiny_config)
     module.trainer = trainer(max_steps=1, gradient_clip_val=clip)
     if scaler:

@@ -1,4 +1,4 @@
-"""What the README and docs tell a user to type exists and is understood."""
+"""The commands, links, configs and tests that README and docs name exist and work."""
 
 import re
 import shlex
@@ -32,7 +32,7 @@ def test_every_training_command_parses(main, monkeypatch, command):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" not in c or "audit" in c])
 def test_every_other_command_gets_as_far_as_its_checkpoint(main, command):
-    """There is no such run where the test stands; everything before that has to be right."""
+    """There is no such run in the test's directory; everything before that has to be right."""
     _, script, *args = shlex.split(command)
     status, _, err = main(script, *args)
     assert status == 1

@@ -1,1 +1,1 @@
-"""Commands of train.py besides Lightning's: `python train.py NAME …` calls `main(arguments)` of the module NAME."""
+"""Commands of train.py besides Lightning's: `python train.py NAME …` calls `main(arguments)` in the module NAME."""

@@ -1,7 +1,7 @@
 """`train.py audit`: proves that stopping and resuming changes nothing, for a user's own configuration and machine.
 
-It trains some steps straight, and again with a stop in between, in a temporary directory and in processes of their own
-like any run, and compares what each batch held, each loss, and the weights and optimiser state at the end.
+It trains some steps straight, then again with a stop in between, each as a process of its own in a temporary directory.
+It compares what each batch held, each loss, and the weights and optimiser state at the end.
 """
 
 import json
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     start = 0
     if args.checkpoint is not None:
         start = read_checkpoint(args.checkpoint)["global_step"]
-        options = beside(args.checkpoint, start + args.steps) + options
+        options = options_of_run(args.checkpoint, start + args.steps) + options
     half, end = start + args.steps // 2, start + args.steps
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -56,42 +56,40 @@ def main(arguments: list[str]) -> int:
             if differences:  # is it the stop, or does the machine give other numbers each time?
                 again = directory / "again"
                 train(again, args.checkpoint, options, end, bar)
-                by_itself = compare(straight, again)
-        made = f"{args.steps} steps from step {start:,}, straight and with a stop at step {half:,}"
-        if not differences:
-            print(f"Exact: {made}, gave the same batches, losses, weights and optimiser state, bit for bit.")
-            return 0
-        if by_itself:
-            print(
-                f"Not exact: two straight runs of {args.steps} steps differ too ({'; '.join(by_itself)}), so it is not "
-                "the stop: this device computes in another order each time. Try --trainer.deterministic true."
-            )
-        else:
-            print(f"Not exact: {made}, differ: {'; '.join(differences)}.")
-        return 1
+                without_a_stop = compare(straight, again)
+    trained = f"{args.steps} steps from step {start:,}, straight and with a stop at step {half:,}"
+    if not differences:
+        print(f"Exact: {trained}, gave the same batches, losses, weights and optimiser state, bit for bit.")
+    elif without_a_stop:
+        print(
+            f"Not exact: two straight runs of {args.steps} steps differ too ({'; '.join(without_a_stop)}), so it is "
+            "not the stop: this device computes in another order each time. Try --trainer.deterministic true."
+        )
+    else:
+        print(f"Not exact: {trained}, differ: {'; '.join(differences)}.")
+    return 1 if differences else 0
 
 
-def beside(checkpoint: Path, end: int) -> list[str]:
+def options_of_run(checkpoint: Path, end: int) -> list[str]:
     """The options of the run that a checkpoint lies in, made to last until step `end`."""
     run = runs.run_of(checkpoint)
-    config = None if run is None else run / "config.yaml"
-    if config is None or not config.is_file():
+    if run is None or not (config := run / "config.yaml").is_file():
         return []
     try:
         limits = yaml.safe_load(config.read_text())["trainer"]
-        more = 0 < limits["max_steps"] < end or limits["max_epochs"] is not None
+        too_short = 0 < limits["max_steps"] < end or limits["max_epochs"] is not None
     except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{config} is not the configuration of a run ({type(error).__name__}: {problem}).") from error
-    longer = ["--trainer.max_time", "null"]
-    if more:
-        longer += ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(end)]
-    return ["--config", str(config), *longer]
+    options = ["--config", str(config), "--trainer.max_time", "null"]
+    if too_short:
+        options += ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(end)]
+    return options
 
 
 def train(directory: Path, checkpoint: Path | None, options: list[str], stop_at: int, bar: tqdm) -> None:
-    """Run train.py in `directory` until a step, beginning with a checkpoint: the one given, else the one that is there,
-    else none.
+    """Run train.py in `directory` until step `stop_at`, from the checkpoint given, else from the one in `directory`, if
+    there is one.
 
     Raises:
         UserError: it failed, or ended before that step.
@@ -106,18 +104,18 @@ def train(directory: Path, checkpoint: Path | None, options: list[str], stop_at:
     command = [sys.executable, str(TRAIN), "fit", *options, *resume, "--experiment", "audit"]
     command += ["--runs_dir", str(directory / "runs"), "--trainer.callbacks+=callbacks.AuditTrail"]
     command += [f"--trainer.callbacks.directory={trail}", f"--trainer.callbacks.stop_at={stop_at}"]
-    with (directory / "stderr").open("w+") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+    with (directory / "stderr").open("w+") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
         seen = batches(trail)
         while process.poll() is None:
             time.sleep(0.2)
             now = batches(trail)
             bar.update(now - seen)
             seen = now
-        errors.seek(0)
-        said = [line.removeprefix("error: ") for line in errors.read().splitlines() if line.startswith("error: ")]
+        stderr.seek(0)
+        errors = [line.removeprefix("error: ") for line in stderr.read().splitlines() if line.startswith("error: ")]
     if not last.is_file() or read_checkpoint(last)["global_step"] != stop_at:
-        raise UserError(f"The run to audit did not reach step {stop_at:,}: {(said or ['it ended before'])[-1]}")
+        raise UserError(f"The run to audit did not reach step {stop_at:,}: {(errors or ['it ended before'])[-1]}")
 
 
 def batches(trail: Path) -> int:
@@ -131,17 +129,17 @@ def compare(straight: Path, other: Path) -> list[str]:
     for path in sorted((straight / "trail").iterdir()):
         ours = [json.loads(line) for line in path.read_text().splitlines()]
         theirs = [json.loads(line) for line in (other / "trail" / path.name).read_text().splitlines()]
-        for what in ("batch", "tokens", "loss"):
-            first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a[what] != b[what]), None)
+        for column in ("batch", "tokens", "loss"):
+            differing = (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a[column] != b[column])
+            first = next(differing, None)
             if first is not None or len(ours) != len(theirs):
-                at = ours[min(len(ours), len(theirs)) - 1 if first is None else first]["batch"]
-                differences.append(f"{what if what == 'loss' else 'the text'} from batch {at:,} on")
+                batch = ours[min(len(ours), len(theirs)) - 1 if first is None else first]["batch"]
+                differences.append(f"{'loss' if column == 'loss' else 'the text'} from batch {batch:,} on")
                 break
     a, b = (read_checkpoint(directory / "runs" / "audit" / "version_0" / runs.LAST) for directory in (straight, other))
-    for what, key in (("weights", "state_dict"), ("optimiser state", "optimizer_states")):
-        largest = largest_difference(a[key], b[key])
-        if largest:
-            differences.append(f"{what} by up to {largest:.2g}")
+    for part, key in (("weights", "state_dict"), ("optimiser state", "optimizer_states")):
+        if largest := largest_difference(a[key], b[key]):
+            differences.append(f"{part} by up to {largest:.2g}")
     return differences
 
 

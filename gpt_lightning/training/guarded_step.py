@@ -1,7 +1,7 @@
 """The optimiser step, guarded: collects the losses of the step's batches, looks for numerical faults before any weight
-changes, then clips the gradients or drops them. A checkpoint in the middle of a step carries what was collected.
+changes, then clips the gradients or drops them. A checkpoint in the middle of a step holds what was collected.
 
-Knows Lightning's trainer and the network; nothing of metrics, logs, schedules or the optimiser's options.
+It knows Lightning's trainer and the network, but nothing of metrics, logs, schedules or the optimiser's options.
 """
 
 import math
@@ -24,15 +24,15 @@ from gpt_lightning.training.sharding import full_tensor, sharded_like
 class TrainedBatch(NamedTuple):
     """What it takes to say what was wrong with a batch."""
 
-    loss: Tensor  # as backward got it: scaled, and as a share of the step's
+    loss: Tensor  # as given to backward: scaled, and divided by the number of batches in the step
     batch: Batch | None  # None if it was trained on before a resume
     number: int  # of the batch in the run
 
 
 def is_accumulating(trainer: L.Trainer) -> bool:
-    """Whether the optimiser does not step at the latest batch, since more are to come in its accumulation window.
+    """Whether more batches are to come in the accumulation window of the latest one, before the optimiser steps.
 
-    What Lightning's private `fit_loop._should_accumulate` says, but for strategies that accumulate themselves.
+    As Lightning's private `fit_loop._should_accumulate`, but for strategies that accumulate themselves.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
     ends_epoch = progress.is_last_batch or progress.current.ready == trainer.num_training_batches
@@ -46,11 +46,11 @@ def gradient_scaler(trainer: L.Trainer) -> torch.amp.GradScaler | None:
 
 
 class GuardedStep:
-    """The optimiser steps of a module, watched over.
+    """Guards the optimiser steps of a module.
 
     Args:
-        module: A LightningModule with the network as `model`; `seed_dropout(number)`, to run a batch again; and
-            `completes_logged_step`, at which to look at the weights, too.
+        module: A LightningModule that has the network as `model`, `seed_dropout(number)` to run a batch again, and
+            `completes_logged_step`, which says when to check the weights too.
         watch: Decides whether a step is taken.
     """
 
@@ -58,17 +58,17 @@ class GuardedStep:
         self.module, self.watch = module, watch
         self.batch: Batch | None = None  # the one being trained on
         self.window: list[TrainedBatch] = []  # the batches of the optimiser step under way
-        # Of a checkpoint inside an accumulation window, until the first batch after it.
+        # From a checkpoint inside an accumulation window, until the first batch after it.
         self.unstepped_gradients: list[Tensor | None] | None = None
         self.unstepped_losses: list[Tensor] | None = None
 
     def begin_batch(self, batch: Batch) -> None:
-        """Note the batch, and take up an accumulation window that a checkpoint left unfinished."""
+        """Keep the batch, and restore an accumulation window that a checkpoint left unfinished."""
         self.batch = batch
-        self.put_back_unstepped()
+        self.restore_window()
 
-    def put_back_unstepped(self) -> None:
-        """Put back the gradients and losses that a checkpoint inside an accumulation window carried."""
+    def restore_window(self) -> None:
+        """Put back the gradients and losses of a checkpoint inside an accumulation window, if not done yet."""
         if self.unstepped_losses is not None:
             self.window = [TrainedBatch(loss.to(self.module.device), None, -1) for loss in self.unstepped_losses]
             self.unstepped_losses = None
@@ -78,14 +78,14 @@ class GuardedStep:
             self.unstepped_gradients = None
 
     def add_loss(self, loss: Tensor) -> None:
-        """Keep the loss on the device: looking at the value here would make the CPU wait for the GPU in every batch."""
+        """Keep the loss on the device: reading its value here would make the CPU wait for the GPU at every batch."""
         self.window.append(TrainedBatch(loss.detach(), self.batch, self.module.trainer.fit_loop.total_batch_idx))
 
     def before_step(
         self, optimizer: Optimizer, clip_val: float | None, clip_algorithm: GradClipAlgorithmType | None
     ) -> tuple[float, float]:
-        """Look for numerical faults; then clip the gradients, or drop them and so skip the step. Every rank sees the
-        same figures and does the same.
+        """Look for numerical faults; then clip the gradients, or drop them and so skip the step. All ranks see the same
+        figures and do the same.
 
         Returns:
             The norm of the gradients before clipping, and the loss in nats, each the mean over ranks.
@@ -95,7 +95,7 @@ class GuardedStep:
         """
         trainer, step = self.module.trainer, self.module.global_step
         window, self.window = self.window, []
-        # In nats: backward gets them as shares of the step's, and scaled.
+        # In nats again: see `TrainedBatch.loss`.
         losses = torch.stack([trained.loss for trained in window]).float() * trainer.accumulate_grad_batches
         scaler = gradient_scaler(trainer)
         if scaler is not None:
@@ -103,7 +103,7 @@ class GuardedStep:
         parameters = [p for p in trainer.precision_plugin.main_params(optimizer) if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters])
         figures = [full_tensor(norm).to(losses), losses.mean()]
-        if self.module.completes_logged_step:  # nothing else shows a bad weight that the step's batches don't meet
+        if self.module.completes_logged_step:  # else a bad weight that no batch uses would go unnoticed
             figures.append(full_tensor(get_total_norm(self.module.model.parameters())).to(losses))
         # The one time in a step that the CPU waits for the device.
         figures = trainer.strategy.reduce(torch.stack(figures), reduce_op="mean").tolist()
@@ -126,22 +126,22 @@ class GuardedStep:
         return mean_norm, mean_loss
 
     def nonfinite_fault(self, window: list[TrainedBatch], losses: Tensor, norm: Tensor, optimizer: Optimizer) -> Fault:
-        """What is NaN or infinite, on the rank where that is worst: all ranks have to do the same about it."""
+        """What is NaN or infinite on the rank where that is worst, since all ranks have to react alike."""
         trainer = self.module.trainer
         scaler = gradient_scaler(trainer)
-        # Only what the scaler has met is an overflow: for a gradient that went bad later the scale would never come
-        # down. The scaler has no public way to ask (torch 2.13).
+        # Only what the scaler has met is an overflow: it would not lower its scale for a gradient that went bad later.
+        # There is no public way to ask it (torch 2.13).
         overflow = scaler is not None and any(met.item() for met in scaler._found_inf_per_device(optimizer).values())
         scale = scaler.get_scale() if overflow else None
         network, step = self.module.model, self.module.global_step
-        fault = nonfinite(network, step, losses.tolist(), norm.item(), scale, lambda i: self.look_again(window[i]))
+        fault = nonfinite(network, step, losses.tolist(), norm.item(), scale, lambda i: self.rerun(window[i]))
         of_ranks = [fault] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(of_ranks, fault)
         return max(of_ranks)
 
-    def look_again(self, trained: TrainedBatch) -> str:
-        """Where the loss of a batch became bad, seen by running it again."""
+    def rerun(self, trained: TrainedBatch) -> str:
+        """Run a batch again to see where its loss became bad."""
         if trained.batch is None:
             return "it can't be run again, since that was before a resume"
         if isinstance(self.module.model, FSDPModule):
@@ -155,8 +155,8 @@ class GuardedStep:
         trainer = self.module.trainer
         checkpoint["step_watch"] = self.watch.state_dict()
         if trainer.state.fn == TrainerFn.FITTING and is_accumulating(trainer):
-            self.put_back_unstepped()  # they still wait for the first batch, if this is a validation that was due
-            # Ranks take the mean of their gradients when they step; only rank zero's checkpoint is kept, so do it now.
+            self.restore_window()  # not done yet if this is a validation that was due
+            # Ranks average their gradients when they step; but only rank zero's checkpoint is kept, so do it now.
             mean, grads = trainer.strategy.reduce, [parameter.grad for parameter in self.module.model.parameters()]
             checkpoint["unstepped_gradients"] = [g if g is None else mean(full_tensor(g).clone()).cpu() for g in grads]
             checkpoint["unstepped_losses"] = [mean(trained.loss.clone()).cpu() for trained in self.window]

@@ -1,6 +1,6 @@
 """Next-token cross-entropy that never holds all logits at once.
 
-Knows the network's head, and nothing of training. Shapes: N tokens of the batch, C = d_model, V vocabulary.
+It knows the network's head, but nothing of training. Shapes: N tokens of the batch, C = d_model, V vocabulary.
 """
 
 import torch
@@ -12,12 +12,11 @@ from gpt_lightning.batch import IGNORED
 from gpt_lightning.model import GPT
 
 CHUNK_ROWS = 512  # rows of logits held at once; 512 × 50,257 float32 values are 100 MB
-# Below this many logits (64 MB in float32) one matrix product is faster than chunks.
-CHUNK_ABOVE = 2**24
+CHUNK_ABOVE = 2**24  # logits, 64 MB in float32; for fewer, one matrix product is faster than chunks
 
 
 def next_token_loss(gpt: GPT, inputs_BT: Tensor, targets_BT: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy in nats of `targets_BT` (B, T) given `inputs_BT` (B, T), both int64; targets of -100 do not count.
+    """Cross-entropy in nats of the targets given the inputs, (B, T) int64 each; targets of -100 do not count.
 
     `reduction` is "mean" over the targets that count, or "sum".
     """
@@ -33,7 +32,7 @@ def head_cross_entropy(hidden_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, 
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_NC.dtype
     # The fused function computes gradients during forward, before a gradient scaler could lift them into fp16's range.
     if hasattr(F, "linear_cross_entropy") and dtype != torch.float16:
-        # It does not take part in autocast, so cast here; its accumulation stays in float32.
+        # Autocast leaves it alone, so cast here; it accumulates in float32.
         options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK_ROWS)
         return F.linear_cross_entropy(
             hidden_NC.to(dtype), weight_VC.to(dtype), targets_N, reduction=reduction, options=options

@@ -1,8 +1,8 @@
 """Muon: gradient descent with momentum on matrices, each step made orthogonal (Jordan et al. 2024,
 https://kellerjordan.github.io/posts/muon/); AdamW for everything else, in one optimiser.
 
-`torch.optim.Muon` does the same to one matrix after another, in bf16, which takes 30 times as long on a CPU without
-bf16 instructions. Here matrices of the same shape go together, in bf16 only where the hardware has it.
+`torch.optim.Muon` takes one matrix after another, in bf16, which takes 30 times as long on a CPU without bf16
+instructions. Here matrices of the same shape go together, in bf16 only where the hardware has it.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch.optim import AdamW, Optimizer
 
 from gpt_lightning.training.precision import cpu_has_bf16
 
-# Of the iteration x ← a·x + (b·m + c·m²)·x with m = x·xᵀ, which drives singular values towards 1 (ibid.).
+# a, b, c of the iteration x ← a·x + (b·m + c·m²)·x with m = x·xᵀ, which drives singular values towards 1 (ibid.).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
@@ -28,8 +28,7 @@ def orthogonalise(matrices_NRC: Tensor) -> Tensor:
     x = (matrices_NRC.mT if tall else matrices_NRC).to(dtype)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     # Squared singular values need the digits of float32.
-    iterate = _iterate_on_square if x.size(-2) < x.size(-1) and dtype == torch.float32 else _iterate
-    x = iterate(x)
+    x = _iterate_on_square(x) if x.size(-2) < x.size(-1) and dtype == torch.float32 else _iterate(x)
     return (x.mT if tall else x).to(matrices_NRC.dtype)
 
 
@@ -42,8 +41,8 @@ def _iterate(x_NRC: Tensor) -> Tensor:
 
 
 def _iterate_on_square(x_NRC: Tensor) -> Tensor:
-    """As `_iterate`, with half the arithmetic where x is wide: each step multiplies x from the left by a polynomial of
-    m, so it is enough to iterate on the square m, and to multiply x by the product of the polynomials at the end."""
+    """As `_iterate`, with half the arithmetic where x is wide. Each step multiplies x from the left by a polynomial of
+    m, so it is enough to iterate on the square m and to multiply x by the product of the polynomials at the end."""
     a, b, c = COEFFICIENTS
     m, product = x_NRC @ x_NRC.mT, None
     for _ in range(ITERATIONS):
@@ -69,7 +68,7 @@ class Muon(Optimizer):
         super().__init__([group if group["optimizer"] == "muon" else next(adamw_groups) for group in groups], {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As PyTorch's, which replaces the groups; those of checkpoints of before 2026-11-25 name no `optimizer`."""
+        """Load a state as PyTorch does, which replaces the groups. Before 2026-11-25 they named no `optimizer`."""
         optimizers = [group["optimizer"] for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, optimizer in zip(self.param_groups, optimizers, strict=True):
@@ -82,7 +81,7 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # At every step, since loading a state replaces groups and state.
+        # At every step, since loading replaces both groups and state.
         self._adamw.param_groups = [group for group in self.param_groups if group["optimizer"] == "adamw"]
         self._adamw.state = self.state
         self._adamw.step()
@@ -107,5 +106,5 @@ class Muon(Optimizer):
                 directions.append(gradient.lerp(state["momentum_buffer"], momentum))  # Nesterov's
             updates = orthogonalise(torch.stack(directions)).unbind()
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
-            # A tall matrix's update is as large per output as that of a square one.
+            # So that the update per output is as large for a tall matrix as for a square one.
             torch._foreach_add_(parameters, updates, alpha=-lr * math.sqrt(max(1, shape[0] / shape[1])))

@@ -1,7 +1,7 @@
 """Numerical faults before an optimiser step: a weight, loss or gradient that is NaN or infinite, or a spike. Finds
 them, puts them into words, and decides whether the step is taken or skipped, or the run stops.
 
-Knows the network's layers; nothing of Lightning, optimisers or ranks.
+It knows the network's layers, but nothing of Lightning, optimisers or ranks.
 """
 
 import math
@@ -20,10 +20,10 @@ from gpt_lightning.model import GPT
 from gpt_lightning.training.loss import next_token_loss
 from gpt_lightning.training.sharding import full_tensor
 
-WINDOW = 50  # the last optimiser steps, whose median the next is compared with
+WINDOW = 50  # optimiser steps whose median the next is compared with
 AT_LEAST = 5  # steps before anything is called a spike
 LOSS_SPIKE = 3  # times the median loss; no healthy run came above 1.2
-# A network that memorises its text has a tiny loss and tiny gradients, which jump: medians count as at least this.
+# A network that memorises its text has a tiny loss and tiny gradients, which jump. Medians count as at least this.
 LEAST_NORM, LEAST_LOSS = 0.1, 1.0
 HUGE = 1e4  # far above any output of a healthy network
 MOST_SKIPPED = 20  # optimiser steps in a row
@@ -40,7 +40,7 @@ class Kind(IntEnum):
     NONE = 0
     SPIKE = 1
     OVERFLOW = 2  # gradients beyond fp16's range: its scaler skips the step and adapts
-    NORM = 3  # too large for float32, of gradients that are finite
+    NORM = 3  # finite gradients, whose norm is too large for float32
     GRADIENTS = 4
     LOSS = 5
     WEIGHTS = 6
@@ -60,7 +60,7 @@ NO_FAULT = Fault(Kind.NONE, "")
 
 
 def describe_parameter(name: str) -> str:
-    """The name of a parameter or module, and the part of the network that it belongs to.
+    """The name of a parameter or module, and the part of the network it belongs to.
 
     >>> describe_parameter("blocks.3.mlp.down.weight")
     "blocks.3.mlp.down.weight (layer 3's MLP)"
@@ -98,7 +98,7 @@ def bad_tensors(named: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
     """The named tensors that hold a value that is NaN or infinite."""
     if not named:
         return []
-    # One look at the device for all of them.
+    # Stacked, so that the CPU waits for the device only once.
     finite = torch.stack([full_tensor(values.isfinite().all()) for _, values in named]).tolist()
     return [pair for pair, is_finite in zip(named, finite, strict=True) if not is_finite]
 
@@ -109,7 +109,7 @@ def bad_weights(gpt: nn.Module) -> str | None:
 
 
 def bad_values(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Which of the network's tensors, given by name, are not finite; None if all are finite."""
+    """Which of the network's named tensors are not finite; None if all are finite."""
     bad = bad_tensors(list(named))
     if not bad:
         return None
@@ -120,30 +120,28 @@ def bad_values(named: Iterable[tuple[str, Tensor]]) -> str | None:
 
 def bad_optimizer_states(states: list[dict[str, Any]]) -> str | None:
     """What is not finite in the `state_dict`s of optimisers; None if everything is finite."""
-    parameters = [parameter for state in states for parameter in state["state"].values()]
-    named = [(name, value) for values in parameters for name, value in values.items() if isinstance(value, Tensor)]
-    bad = bad_tensors(named)
+    entries = [item for state in states for values in state["state"].values() for item in values.items()]
+    bad = bad_tensors([(name, value) for name, value in entries if isinstance(value, Tensor)])
     return f"{bad[0][0]} has {count_nonfinite(full_tensor(bad[0][1]))}" if bad else None
 
 
 def gradients(gpt: nn.Module) -> list[tuple[str, Tensor]]:
-    """The gradients that there are, by name, in the order in which the network uses their parameters."""
+    """The gradients by name, in the order in which the network uses their parameters."""
     return [(name, p.grad) for name, p in gpt.named_parameters() if p.grad is not None]
 
 
 def bad_gradients(gpt: nn.Module) -> str | None:
     """Which gradients are not finite; None if all are finite."""
-    named = gradients(gpt)
-    bad = bad_tensors(named)
+    bad = bad_tensors(gradients(gpt))
     if not bad:
         return None
-    name, values = bad[-1]
+    name, values = bad[-1]  # the first that backward met
     more = f"; so have {len(bad) - 1} parameters before it, to which backward comes later" if len(bad) > 1 else ""
     return f"{describe_parameter(name)} has {count_nonfinite(full_tensor(values))}{more}"
 
 
 def largest_gradient(gpt: nn.Module) -> str:
-    """In which parameter the gradient with the largest absolute value is."""
+    """Which parameter has the gradient with the largest absolute value, in words."""
     largest = [(full_tensor(gradient.abs().max()).item(), name) for name, gradient in gradients(gpt)]
     if not largest:
         return "there is no gradient"
@@ -153,7 +151,7 @@ def largest_gradient(gpt: nn.Module) -> str:
 
 @torch.no_grad()
 def bad_output(gpt: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> str:
-    """Run a batch again whose loss was not finite, and say which module is the first whose output is not finite."""
+    """Run a batch again whose loss was not finite, and say which module's output is the first that is not finite."""
     bad: list[str] = []
     huge: list[str] = []
 
@@ -181,7 +179,7 @@ def nonfinite(
     losses: list[float],
     norm: float,
     overflowed_scale: float | None,
-    look_again: Callable[[int], str],
+    rerun: Callable[[int], str],
 ) -> Fault:
     """What is NaN or infinite before an optimiser step.
 
@@ -190,10 +188,10 @@ def nonfinite(
         step: Optimiser steps taken so far.
         losses: Of each batch of the step, in nats.
         norm: Of all gradients together.
-        overflowed_scale: The loss scale that fp16's scaler found too large in this step, if it did.
-        look_again: Says where the loss at an index of `losses` became bad.
+        overflowed_scale: The loss scale, if fp16's scaler found it too large in this step.
+        rerun: Runs the batch again whose loss has this index in `losses`, and says where it became bad.
     """
-    # Compute all three before returning anything: with FSDP every rank has to take part, whatever its own loss.
+    # All three before returning anything: with FSDP every rank has to take part, whatever its own loss is.
     weights, bad = bad_weights(gpt), bad_gradients(gpt)
     largest = "" if bad or math.isfinite(norm) else largest_gradient(gpt)
     if weights:
@@ -203,12 +201,12 @@ def nonfinite(
         first = bad_losses[0]
         which = f", in batch {first + 1} of {len(losses)}" if len(losses) > 1 else ""
         value = "NaN" if math.isnan(losses[first]) else losses[first]
-        return Fault(Kind.LOSS, f"The loss is {value} at optimiser step {step:,}{which}; {look_again(first)}.")
+        return Fault(Kind.LOSS, f"The loss is {value} at optimiser step {step:,}{which}; {rerun(first)}.")
     when = f"at optimiser step {step:,}, with a loss of {sum(losses) / len(losses):#.4g}"
     if bad:
         if overflowed_scale is None:
             return Fault(Kind.GRADIENTS, f"A gradient is not finite {when}: that of {bad}.")
-        # The scaler looks for a scale that works; once it is below 1, there is none.
+        # The scaler searches for a scale that works. Below 1 there is none.
         kind = Kind.OVERFLOW if overflowed_scale >= 1 else Kind.GRADIENTS
         return Fault(
             kind, f"A gradient overflows fp16 {when} and a loss scale of {overflowed_scale:,.10g}: that of {bad}."
@@ -222,17 +220,13 @@ def nonfinite(
 
 
 class RunningMedian:
-    """The median of a figure over the last optimiser steps.
-
-    Args:
-        least: The median counts as at least this.
-    """
+    """The median of a figure over the last optimiser steps, but at least `least`."""
 
     def __init__(self, least: float) -> None:
         self.least = least
         self.values: deque[float] = deque(maxlen=WINDOW)
 
-    def times(self, value: float) -> float:
+    def ratio(self, value: float) -> float:
         """`value` as a multiple of the median; 0 while too few steps are known."""
         if len(self.values) < AT_LEAST:
             return 0.0
@@ -245,7 +239,7 @@ class RunningMedian:
 
 
 class StepWatch:
-    """Decides whether an optimiser step is taken; remembers what earlier ones were like.
+    """Decides whether an optimiser step is taken, given the figures of earlier ones, which it remembers.
 
     Args:
         on_nonfinite: "stop" or "skip", for a loss or gradient that is NaN or infinite.
@@ -263,13 +257,13 @@ class StepWatch:
 
     def spike(self, gpt: nn.Module, step: int, norm: float, loss: float) -> Fault:
         """Whether a gradient norm or a loss, in nats, is far above its median."""
-        norm_times, loss_times = self.norm.times(norm), self.loss.times(loss)
-        if norm_times <= self.spike_factor and loss_times <= LOSS_SPIKE:
+        norm_ratio, loss_ratio = self.norm.ratio(norm), self.loss.ratio(loss)
+        if norm_ratio <= self.spike_factor and loss_ratio <= LOSS_SPIKE:
             return NO_FAULT
         return Fault(
             Kind.SPIKE,
-            f"A spike at optimiser step {step:,}: the gradient norm is {norm:.4g}, {norm_times:.3g} times its median, "
-            f"and the loss {loss:.4g}, {loss_times:.3g} times its median; {largest_gradient(gpt)}.",
+            f"A spike at optimiser step {step:,}: the gradient norm is {norm:.4g}, {norm_ratio:.3g} times its median, "
+            f"and the loss {loss:.4g}, {loss_ratio:.3g} times its median; {largest_gradient(gpt)}.",
         )
 
     def takes(self, fault: Fault) -> bool:
@@ -291,22 +285,16 @@ class StepWatch:
         return False
 
     def remember(self, norm: float, loss: float) -> None:
-        """Take the figures of a step into the medians, spikes included: what lasts is no spike."""
+        """Take the figures of a step into the medians. Spikes count too: a lasting change is no spike."""
         self.norm.remember(norm)
         self.loss.remember(loss)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run has to know, as plain types."""
-        return {
-            "norms": list(self.norm.values),
-            "losses": list(self.loss.values),
-            "skipped": self.skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
-        }
+        medians = {"norms": list(self.norm.values), "losses": list(self.loss.values)}
+        return medians | {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        for median, values in ((self.norm, state["norms"]), (self.loss, state["losses"])):
-            median.values.clear()
-            median.values.extend(values)
+        self.norm.values, self.loss.values = (deque(state[name], maxlen=WINDOW) for name in ("norms", "losses"))
         self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]

@@ -21,9 +21,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The network's parameters in groups, each with its settings and, as `optimizer`, "adamw" or "muon".
 
-    For AdamW alone: matrices, embeddings included; vectors. With a `muon_learning_rate`: the matrices in the blocks,
-    which go to Muon; embeddings; other matrices; vectors. Vectors (biases, norms) never decay.
-    `embedding_learning_rate` is `learning_rate` if None.
+    AdamW alone has two groups: matrices, embeddings included, and vectors (biases, norms), which never decay. With a
+    `muon_learning_rate` there are four: the matrices in the blocks, which go to Muon, embeddings, other matrices, and
+    vectors. `embedding_learning_rate` is `learning_rate` if None.
     """
     matrices = [p for p in network.parameters() if p.dim() >= 2]
     vectors = [p for p in network.parameters() if p.dim() < 2]
@@ -44,7 +44,7 @@ def parameter_groups(
 
 
 def build_optimizer(groups: list[dict[str, Any]], fused: bool) -> Optimizer:
-    """Muon if one of the groups is for it, else AdamW; `fused`: AdamW updates all its parameters in one kernel."""
+    """Muon if one of the groups is for it, else AdamW; `fused` updates all of AdamW's parameters in one kernel."""
     if any(group["optimizer"] == "muon" for group in groups):
         return Muon(groups, fused)
     return AdamW(groups, fused=fused)

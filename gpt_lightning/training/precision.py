@@ -1,7 +1,6 @@
-"""Which precision a run uses when the user doesn't say, and what a CPU does with 16-mixed.
+"""Which precision a run uses when the user doesn't say, and what 16-mixed becomes on a CPU.
 
-The choice depends on the hardware and the network's width alone, so that every rank and every resume makes the same
-one.
+The choice depends on the hardware and the network's width alone, so that every rank and every resume agree.
 """
 
 import torch
@@ -12,7 +11,7 @@ MIN_WIDTH_FOR_CPU_BF16 = 256
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16 or AMX); without, bf16 is many times slower."""
+    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16 or AMX); otherwise bf16 is many times slower."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
@@ -22,17 +21,14 @@ def uses_gpu(accelerator: str) -> bool:
 
 
 def choose_precision(requested: str | None, on_gpu: bool, d_model: int) -> tuple[str, str | None]:
-    """The Lightning precision to run with, and a line for the user if it is not the one asked for.
+    """The Lightning precision to run with, and a line for the user if it is not the one requested.
 
-    Args:
-        requested: What the config says; None leaves the choice to the hardware.
-        on_gpu: Whether the run uses a CUDA GPU.
-        d_model: Width of the network.
+    If `requested` is None, the hardware decides: the GPU if `on_gpu`, else the CPU, where the width `d_model` matters.
     """
     if on_gpu:
         if requested is not None:
             return requested, None
-        # including_emulation=False: by default the answer is yes on a T4, where bf16 is emulated and slow.
+        # By default the answer is yes even on a T4, where bf16 is emulated and slow.
         return ("bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"), None
     if requested is None:
         return ("bf16-mixed" if cpu_has_bf16() and d_model >= MIN_WIDTH_FOR_CPU_BF16 else "32-true"), None

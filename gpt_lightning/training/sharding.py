@@ -1,5 +1,5 @@
 """FSDP: each process keeps a share of the weights, gradients and optimiser state, and gathers a block's weights only
-while it uses them. By PyTorch's `fully_shard`, which works with gloo on CPUs as with NCCL on GPUs.
+while it uses them. PyTorch's `fully_shard` does it, with gloo on CPUs as with NCCL on GPUs.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from gpt_lightning.model import GPT
 
 
 def shard(gpt: GPT) -> None:
-    """Share the network out among all processes: each block by itself, and everything outside the blocks together."""
+    """Shard the network over all processes: each block by itself, and everything outside the blocks together."""
     for block in gpt.blocks:
         fully_shard(block)
     fully_shard(gpt)
@@ -25,7 +25,7 @@ def shard(gpt: GPT) -> None:
 
 
 def reshard(gpt: nn.Module) -> None:
-    """Keep only a share of what lies outside the blocks, too: it stays gathered after a forward without backward."""
+    """Keep only a share of what lies outside the blocks too, which stays gathered after a forward without backward."""
     if isinstance(gpt, FSDPModule):
         gpt.reshard()
 
@@ -36,7 +36,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """What this process keeps of a tensor that is shared out as `parameter` is, on the device of `parameter`."""
+    """This process's share of a tensor that is sharded as `parameter` is, on the device of `parameter`."""
     tensor = tensor.to(parameter.device)
     if isinstance(parameter, DTensor):
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
@@ -45,7 +45,7 @@ def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 @contextmanager
 def gathered_network(pl_module: L.LightningModule) -> Iterator[None]:
-    """Let rank zero use `pl_module.model` alone: if that is shared out, a full copy takes its place there meanwhile."""
+    """Let rank zero use `pl_module.model` alone; a sharded network is replaced there by a full copy meanwhile."""
     network = pl_module.model
     if isinstance(network, FSDPModule):
         weights = get_model_state_dict(network, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
@@ -59,7 +59,7 @@ def gathered_network(pl_module: L.LightningModule) -> Iterator[None]:
 
 
 def number_as_network(state: dict[str, Any], optimizer: Optimizer, gpt: nn.Module) -> None:
-    """Number the parameters in an optimiser's state as the network does and FSDP expects, not by groups."""
+    """Number the parameters in an optimiser's state in the network's order, as FSDP expects, not by groups."""
     order = {id(parameter): number for number, parameter in enumerate(gpt.parameters())}
     numbers = [order[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
     state["state"] = {numbers[number]: values for number, values in state["state"].items()}

@@ -41,7 +41,8 @@ class Parser(ArgumentParser):
     ],
 )
 @pytest.mark.parametrize("where", ["command line", "file"])
-def test_a_value_that_a_type_refuses(capsys, tmp_path, option, value, message, where):
+def test_a_value_that_a_type_refuses(capsys, monkeypatch, tmp_path, option, value, message, where):
+    monkeypatch.setattr("sys.argv", ["train.py"])
     parser = Parser()
     parser.add_class_arguments(Thing, "model")
     parser.add_argument("--config", action="config")

@@ -1,4 +1,4 @@
-"""`settle`: what follows from several settings together, without a parser, a trainer or a run."""
+"""`settle`: what follows from several settings together; tested without a parser, a trainer or a run."""
 
 from dataclasses import FrozenInstanceError, asdict, fields
 from pathlib import Path
@@ -84,10 +84,10 @@ def test_all_of_another_text_is_tested_on():
     other = configuration(ckpt_path="some.ckpt", data__corpus="other.txt")
     plan = settle(other, "test")
     assert plan.settings["data.percents"] == [0, 0, 100]
-    assert plan.test_note == "Tests on all of other.txt, which the checkpoint was not trained on."
+    assert plan.notes == ("Tests on all of other.txt, which the checkpoint was not trained on.",)
     for config, subcommand in ((configuration(ckpt_path="some.ckpt"), "test"), (other, "validate")):
         plan = settle(config, subcommand)
-        assert plan.test_note is None
+        assert plan.notes == ()
         assert "data.percents" not in plan.settings
 
 

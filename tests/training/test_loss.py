@@ -62,8 +62,8 @@ def test_large_logits_are_never_held_at_once(monkeypatch):
 
 
 def test_fp16_gradients_survive_a_scaler(monkeypatch):
-    """Gradients of improbable classes are below fp16's range (6e-8). A scaler lifts them before backward; the fused
-    function has computed them by then, so fp16 must not take it."""
+    """Gradients of improbable classes are below fp16's range (6e-8). A scaler lifts them before backward, too late for
+    the fused function, which has computed them by then: fp16 must not use it."""
     monkeypatch.setattr(loss, "CHUNK_ABOVE", 0)
     torch.manual_seed(0)
     hidden = torch.rand(64, 8) + 0.5

@@ -1,4 +1,4 @@
-"""Numbers that go wrong in training: NaN, infinity, fp16 overflow, spikes. Faults are injected into real runs."""
+"""Numerical faults in training: NaN, infinity, fp16 overflow, spikes. They are injected into real runs."""
 
 import math
 import re
@@ -23,8 +23,8 @@ NAN, INF = float("nan"), float("inf")
 
 
 class Run(L.Callback):
-    """A run of 8 optimiser steps of 2 batches, every 3rd logged. `inject` is called before every training step, and
-    may return what becomes of the loss; `before_step` before every optimiser step."""
+    """A run of 8 optimiser steps of 2 batches, every 3rd logged. `inject` is called before every training step and may
+    return a function to change the loss by; `before_step` is called before every optimiser step."""
 
     def __init__(
         self, directory, corpus_file, inject=None, before_step=None, steps=STEPS, gpt=(), trainer=(), **options
@@ -36,7 +36,7 @@ class Run(L.Callback):
         )
         self.inject, self.before_step = inject, before_step
         self.states, self.logged, self.rates = [], {}, []
-        self.honest, self.module.training_step = self.module.training_step, self.training_step
+        self.original_step, self.module.training_step = self.module.training_step, self.training_step
         self.data = TextDataModule(str(corpus_file), batch_size=4, context_length=16, data_dir=str(directory / "data"))
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
         self.trainer = L.Trainer(
@@ -69,7 +69,7 @@ class Run(L.Callback):
 
     def training_step(self, *args):
         change = None if self.inject is None else self.inject(self)
-        loss = self.honest(*args)
+        loss = self.original_step(*args)
         return loss if change is None else change(loss)
 
     def on_train_start(self, *_):
@@ -107,7 +107,7 @@ def clean(tmp_path_factory, corpus_file) -> Run:
 
 
 def spoil_gradient(parameter: torch.Tensor, value: float, count: int) -> None:
-    """In the backward pass to come, and in no other."""
+    """Spoil the gradient in the backward pass to come, and in no other."""
 
     def hook(gradient):
         handle.remove()
@@ -119,7 +119,7 @@ def spoil_gradient(parameter: torch.Tensor, value: float, count: int) -> None:
 
 
 def spoil_backward(module: torch.nn.Module) -> None:
-    """The gradient of what a module puts out in the forward pass to come."""
+    """Spoil the gradient of the module's output in the forward pass to come."""
 
     def hook(module, inputs, output):
         handle.remove()
@@ -129,12 +129,12 @@ def spoil_backward(module: torch.nn.Module) -> None:
 
 
 def spoil_output(module: torch.nn.Module, value: float) -> None:
-    """From now on."""
+    """Spoil every output from now on."""
     module.register_forward_hook(lambda m, inputs, output: output.index_fill(-1, torch.tensor([3]), value))
 
 
-def inject_at(step: int, batch: int, what):
-    return lambda run: what(run) if run.at == (step, batch) else None
+def inject_at(step: int, batch: int, inject):
+    return lambda run: inject(run) if run.at == (step, batch) else None
 
 
 FAULTS = {
@@ -168,21 +168,21 @@ FAULTS = {
 @pytest.mark.parametrize(("step", "batch"), [(0, 0), (4, 1)])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_stops_the_run_before_a_weight_changes(tmp_path, corpus_file, clean, fault, step, batch):
-    what, value, place = FAULTS[fault]
-    run = Run(tmp_path, corpus_file, inject_at(step, batch, what))
-    said = run.error()
-    assert f"{value} at optimiser step {step}" in said
-    assert place in said
+    inject, value, place = FAULTS[fault]
+    run = Run(tmp_path, corpus_file, inject_at(step, batch, inject))
+    message = run.error()
+    assert f"{value} at optimiser step {step}" in message
+    assert place in message
     if value.startswith("The loss"):
-        assert f"in batch {batch + 1} of 2" in said
+        assert f"in batch {batch + 1} of 2" in message
     assert same(state(run), clean.states[ACCUMULATED * step - 1] if step else clean.start)
 
 
 @pytest.mark.parametrize(("step", "batch"), [(0, 1), (5, 0)])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_can_be_skipped(tmp_path, corpus_file, clean, capsys, fault, step, batch):
-    what, value, place = FAULTS[fault]
-    run = Run(tmp_path, corpus_file, inject_at(step, batch, what), on_nonfinite="skip").fit()
+    inject, value, place = FAULTS[fault]
+    run = Run(tmp_path, corpus_file, inject_at(step, batch, inject), on_nonfinite="skip").fit()
     after = run.states[ACCUMULATED * (step + 1) - 1]
     assert same(after, run.states[ACCUMULATED * step - 1] if step else run.start)
     assert not same(run.states[ACCUMULATED * (step + 2) - 1], after)
@@ -221,13 +221,13 @@ def test_a_window_of_skipped_steps_logs_no_loss_and_leaves_the_average_sound(tmp
 )
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_bad_output_is_named_by_its_layer(tmp_path, corpus_file, broken, named, checkpointing):
-    """Found in an earlier batch of the step than the last one too."""
+    """Also in a batch of the step that is not its last."""
     spoil = inject_at(4, 0, lambda run: spoil_output(broken(run.module.model), NAN))
     run = Run(tmp_path, corpus_file, spoil, activation_checkpointing=checkpointing)
-    said = run.error()
-    assert "The loss is NaN at optimiser step 4, in batch 1 of 2" in said
-    assert f"the first bad output is that of {named}, with " in said
-    assert "NaN among its" in said
+    message = run.error()
+    assert "The loss is NaN at optimiser step 4, in batch 1 of 2" in message
+    assert f"the first bad output is that of {named}, with " in message
+    assert "NaN among its" in message
     assert not any(
         module._forward_hooks for module in run.module.model.modules() if module is not broken(run.module.model)
     )
@@ -240,10 +240,10 @@ def test_weights_that_are_finite_but_far_too_large(tmp_path, corpus_file):
         with torch.no_grad():
             run.module.model.blocks[1].mlp.down.weight.mul_(1e24)
 
-    said = Run(tmp_path, corpus_file, inject_at(5, 1, spoil)).error()
-    assert "the first bad output is that of norm (the final norm), with " in said
+    message = Run(tmp_path, corpus_file, inject_at(5, 1, spoil)).error()
+    assert "the first bad output is that of norm (the final norm), with " in message
     assert re.search(
-        r"the first above 10,000 is that of blocks\.1\.mlp\.down \(layer 1's MLP\), with \S+e\+2\d\.", said
+        r"the first above 10,000 is that of blocks\.1\.mlp\.down \(layer 1's MLP\), with \S+e\+2\d\.", message
     )
 
 
@@ -260,8 +260,8 @@ def test_it_is_the_bad_batch_that_is_run_again_with_its_dropout(tmp_path, corpus
         if run.at == (2, 0):
             run.module.model.dropout.register_forward_hook(hook)
 
-    said = Run(tmp_path, corpus_file, spoil).error()
-    assert "in batch 1 of 2; run again, the first bad output is that of dropout" in said
+    message = Run(tmp_path, corpus_file, spoil).error()
+    assert "in batch 1 of 2; run again, the first bad output is that of dropout" in message
     assert len(bad) == 3
     assert not torch.equal(bad[1], bad[0])
 
@@ -272,8 +272,8 @@ def test_a_bad_weight_always_stops(tmp_path, corpus_file, choice):
         with torch.no_grad():
             run.module.model.blocks[1].mlp.up.bias[5:7] = INF
 
-    said = Run(tmp_path, corpus_file, inject_at(6, 1, spoil), on_nonfinite=choice).error()
-    assert "A weight is not finite at optimiser step 6: blocks.1.mlp.up.bias (layer 1's MLP) has 2 inf" in said
+    message = Run(tmp_path, corpus_file, inject_at(6, 1, spoil), on_nonfinite=choice).error()
+    assert "A weight is not finite at optimiser step 6: blocks.1.mlp.up.bias (layer 1's MLP) has 2 inf" in message
 
 
 def test_a_bad_weight_that_no_batch_meets_is_found_at_the_next_logged_step(tmp_path, corpus_file):
@@ -281,8 +281,8 @@ def test_a_bad_weight_that_no_batch_meets_is_found_at_the_next_logged_step(tmp_p
         with torch.no_grad():
             run.module.model.token_embedding.weight[255, 0] = NAN  # no byte of this text
 
-    said = Run(tmp_path, corpus_file, inject_at(4, 0, spoil), gpt={"tie_weights": False}).error()
-    assert "A weight is not finite at optimiser step 5: token_embedding.weight (the embedding) has 1 NaN" in said
+    message = Run(tmp_path, corpus_file, inject_at(4, 0, spoil), gpt={"tie_weights": False}).error()
+    assert "A weight is not finite at optimiser step 5: token_embedding.weight (the embedding) has 1 NaN" in message
 
 
 def test_bad_weights_are_never_saved(tmp_path, corpus_file):
@@ -297,8 +297,8 @@ def test_bad_weights_are_never_saved(tmp_path, corpus_file):
 def test_twenty_skipped_steps_in_a_row_are_enough(tmp_path, corpus_file):
     nan = lambda run: (lambda loss: loss * NAN) if run.at[0] != 4 else None  # noqa: E731
     run = Run(tmp_path, corpus_file, nan, steps=100, on_nonfinite="skip", trainer={"accumulate_grad_batches": 1})
-    said = run.error()
-    assert said.startswith("20 optimiser steps in a row are bad. The loss is NaN at optimiser step 24")
+    message = run.error()
+    assert message.startswith("20 optimiser steps in a row are bad. The loss is NaN at optimiser step 24")
     assert run.module.guard.watch.skipped == 4 + 19
 
 
@@ -312,7 +312,7 @@ class SaveEveryBatch(L.Callback):
 
 @pytest.mark.parametrize("bad_step", [1, 4])
 def test_a_run_with_a_skipped_step_resumes_exactly(tmp_path, corpus_file, bad_step):
-    """From every step, and from the middle of steps, also of the skipped one, before and after its bad batch."""
+    """From every step and from the middle of steps, the skipped one included, before and after its bad batch."""
     nan = inject_at(bad_step, 1, lambda run: lambda loss: loss * NAN)
 
     def run(**trainer):
@@ -347,7 +347,7 @@ def test_a_checkpoint_saved_before_a_resumed_run_has_trained_keeps_the_batches_o
 
 
 def test_a_run_that_stopped_can_go_on_without_the_bad_step(tmp_path, corpus_file):
-    """It is saved where the bad step began."""
+    """The run is saved where the bad step began."""
     nan = inject_at(5, 1, lambda run: lambda loss: loss * NAN)
     stopped = Run(tmp_path, corpus_file, nan)
     last = LastCheckpoint(every_n_train_steps=1000)
@@ -364,7 +364,7 @@ def test_a_run_that_stopped_can_go_on_without_the_bad_step(tmp_path, corpus_file
 
 
 def fp16(scale: float) -> dict:
-    """The scaler and autocast that a GPU has, on a CPU."""
+    """A GPU's scaler and autocast, on a CPU."""
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
     return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
 
@@ -378,10 +378,10 @@ def test_an_fp16_overflow_is_skipped_counted_and_recovered_from(tmp_path, corpus
     assert scales[-1] == 2.0 ** (21 - skipped)
     moved = [not same(run.states[ACCUMULATED * s - 1], run.states[ACCUMULATED * (s + 1) - 1]) for s in range(1, STEPS)]
     assert moved == [False] * (skipped - 1) + [True] * (STEPS - skipped)
-    said = (
+    message = (
         r"SKIPPED  A gradient overflows fp16 at optimiser step 0, with a loss of 5\.5.. and a loss scale of 2,097,152"
     )
-    assert re.search(said, capsys.readouterr().out)
+    assert re.search(message, capsys.readouterr().out)
     assert run.logged[6]["train/loss"] < run.logged[3]["train/loss"]
     assert 0.1 < run.logged[6]["train/grad_norm"] < 100  # unscaled
 
@@ -393,18 +393,18 @@ def test_more_overflows_than_steps_may_be_skipped_in_a_row_are_no_fault(tmp_path
 
 def test_gradients_that_overflow_whatever_the_scale_stop_the_run(tmp_path, corpus_file):
     nan = lambda run: spoil_gradient(run.module.model.blocks[0].mlp.up.weight, NAN, 3)  # noqa: E731
-    said = Run(tmp_path, corpus_file, nan, trainer=fp16(4.0)).error()
+    message = Run(tmp_path, corpus_file, nan, trainer=fp16(4.0)).error()
     # 4, 2, 1: then it was no overflow.
-    assert "overflows fp16 at optimiser step 3, with a loss of" in said
-    assert "a loss scale of 0.5: that of blocks.0.mlp.up.weight (layer 0's MLP) has 3 NaN among" in said
+    assert "overflows fp16 at optimiser step 3, with a loss of" in message
+    assert "a loss scale of 0.5: that of blocks.0.mlp.up.weight (layer 0's MLP) has 3 NaN among" in message
 
 
 def test_a_gradient_that_goes_bad_after_the_scaler_looked_is_no_overflow(tmp_path, corpus_file):
     def spoil(run):
         run.module.model.blocks[0].mlp.up.weight.grad[0, 0] = NAN
 
-    said = Run(tmp_path, corpus_file, trainer=fp16(4.0), before_step=spoil).error()
-    assert said.startswith("A gradient is not finite at optimiser step 0")
+    message = Run(tmp_path, corpus_file, trainer=fp16(4.0), before_step=spoil).error()
+    assert message.startswith("A gradient is not finite at optimiser step 0")
 
 
 def test_a_bad_loss_under_fp16_is_no_overflow(tmp_path, corpus_file):
@@ -425,19 +425,19 @@ def scale_gradients(step: int, factor: float):
 
 
 @pytest.mark.parametrize("choice", ["warn", "skip", "stop"])
-@pytest.mark.parametrize("what", ["gradient", "loss"])
-def test_a_spike(tmp_path, corpus_file, capsys, choice, what):
-    inject = inject_at(6, 0, lambda run: lambda loss: loss + 50) if what == "loss" else None
-    before_step = scale_gradients(6, 50) if what == "gradient" else None
+@pytest.mark.parametrize("spiking", ["gradient", "loss"])
+def test_a_spike(tmp_path, corpus_file, capsys, choice, spiking):
+    inject = inject_at(6, 0, lambda run: lambda loss: loss + 50) if spiking == "loss" else None
+    before_step = scale_gradients(6, 50) if spiking == "gradient" else None
     run = Run(tmp_path, corpus_file, inject, before_step, on_spike=choice, trainer={"gradient_clip_val": 1.0})
-    said = run.error() if choice == "stop" else capsys.readouterr().out + (run.fit() and capsys.readouterr().out)
-    lines = [line for line in said.splitlines() if "spike at optimiser step 6:" in line]
+    message = run.error() if choice == "stop" else capsys.readouterr().out + (run.fit() and capsys.readouterr().out)
+    lines = [line for line in message.splitlines() if "spike at optimiser step 6:" in line]
     assert len(lines) == 1
     norm, norm_times, loss, loss_times = map(
         float, re.search(r"norm is (\S+), (\S+) times .* loss (\S+), (\S+) times", lines[0]).groups()
     )
-    assert (norm > 20) == (norm_times > 10) == (what == "gradient")
-    assert (loss > 15) == (loss_times > 3) == (what == "loss")
+    assert (norm > 20) == (norm_times > 10) == (spiking == "gradient")
+    assert (loss > 15) == (loss_times > 3) == (spiking == "loss")
     assert re.search(r"the largest gradient, \S+, is in \S+ \(.*(layer|embedding|norm)", lines[0])
     if choice != "stop":
         before, after = run.states[ACCUMULATED * 6 - 1], run.states[ACCUMULATED * 7 - 1]
@@ -454,7 +454,7 @@ def test_a_healthy_run_says_nothing(tmp_path, corpus_file, capsys):
 
 
 class WriteDown(L.Callback):
-    """Each rank writes how its run ended; after a UserError, it leaves only when every rank has come to one."""
+    """Each rank writes how its run ended. After a UserError it waits until every rank has come to one."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -463,13 +463,13 @@ class WriteDown(L.Callback):
         torch.save(ended, self.directory / f"rank{trainer.global_rank}.pt")
 
     def on_train_start(self, trainer, module):
-        honest = module.configure_gradient_clipping
+        original = module.configure_gradient_clipping
 
         def hook(*args, **kwargs):
             try:
-                honest(*args, **kwargs)
+                original(*args, **kwargs)
             except UserError as error:
-                self.write(trainer, said=str(error))
+                self.write(trainer, message=str(error))
                 torch.distributed.barrier()
                 raise
 
@@ -490,11 +490,11 @@ RANK_1 = {
 
 @pytest.mark.parametrize(("fault", "choice"), [("loss", "skip"), ("loss", "stop"), ("weight", "skip")])
 def test_all_ranks_do_the_same_about_a_fault_of_one(tmp_path, corpus_file, capfd, fault, choice):
-    what, sentence = RANK_1[fault]
+    spoil, sentence = RANK_1[fault]
 
     def inject(run):
         if run.trainer.global_rank == 1 and run.at == (5, 1):
-            change = what(run)
+            change = spoil(run)
             return change if callable(change) else None
         return None
 
@@ -513,8 +513,8 @@ def test_all_ranks_do_the_same_about_a_fault_of_one(tmp_path, corpus_file, capfd
         assert one["watch"] == other["watch"]
         assert one["watch"]["skipped"] == 1
     else:
-        assert one["said"] == other["said"]
-        assert one["said"].startswith(sentence)
+        assert one["message"] == other["message"]
+        assert one["message"].startswith(sentence)
 
 
 # ---- what every step does
@@ -555,8 +555,8 @@ def test_what_lasts_is_no_spike():
     median = numerical_faults.RunningMedian(least=0.1)
     for value in (*[1.0] * 30, *[100.0] * 31, NAN, INF):
         median.remember(value)
-    assert median.times(200) == 2  # of the last 50, 31 are 100
-    assert numerical_faults.RunningMedian(0.1).times(1e9) == 0
+    assert median.ratio(200) == 2  # of the last 50, 31 are 100
+    assert numerical_faults.RunningMedian(0.1).ratio(1e9) == 0
 
 
 def test_what_is_known_of_earlier_steps_survives_a_checkpoint():

@@ -72,7 +72,7 @@ def train(gpt, optimizers, steps, seed=0):
 
 
 def groups_of(gpt):
-    """With so much decay that its absence shows."""
+    """Parameter groups with so much decay that its absence would show."""
     return parameter_groups(gpt, 1e-3, (0.9, 0.95), 2.0, muon_learning_rate=0.02, embedding_learning_rate=0.05)
 
 
@@ -118,7 +118,7 @@ def test_muon_goes_on_from_its_state(tiny_config):
 
 
 def test_muon_goes_on_from_a_state_that_names_no_optimizer(tiny_config):
-    """As checkpoints do that were written before the groups had that key."""
+    """Older checkpoints have no such key in their groups."""
     gpt = GPT(tiny_config)
     optimizer = muon_of(gpt)
     state = optimizer.state_dict()

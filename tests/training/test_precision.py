@@ -1,4 +1,4 @@
-"""Which precision is chosen where. The hardware's answers are given; what is tested is what follows from them."""
+"""Which precision is chosen where. The tests make up what the hardware answers, and check what follows from it."""
 
 import pytest
 import torch

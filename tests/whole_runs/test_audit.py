@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cli.commands.audit import beside, compare
+from cli.commands.audit import compare, options_of_run
 from gpt_lightning.errors import UserError
 from tests.command_line import TINY, run
 from tests.whole_runs.conftest import LAST, RUN
@@ -83,7 +83,7 @@ def test_a_damaged_configuration_beside_the_checkpoint_is_one_sentence(tmp_path,
     checkpoint.touch()
     (tmp_path / RUN / "config.yaml").write_bytes(content)
     with pytest.raises(UserError, match=r"config\.yaml is not the configuration of a run"):
-        beside(checkpoint, 10)
+        options_of_run(checkpoint, 10)
 
 
 def test_bad_arguments_are_one_line(main):
