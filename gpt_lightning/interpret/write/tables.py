@@ -20,8 +20,8 @@ def worst_of(result: DepthScanResult, metric: str) -> float:
 
 
 def verdict_table(result: DepthScanResult) -> str:
-    """Markdown: the summary, a row for every alarm, then a row for every head with its verdict, the reason in
-    numbers, and what to try."""
+    """Markdown: the summary, a row per alarm, then a row per head with its verdict, the reason in numbers, and what to
+    try."""
     alarms = [
         (alarm.layer, alarm.label, alarm.reason, f"step {alarm.since_step}", ALARMS[alarm.kind].advice)
         for alarm in result.alarms
@@ -47,7 +47,7 @@ def _why(verdict: Verdict) -> str:
 
 
 def _safe(text: str) -> str:
-    """Text for a Markdown cell, escaped, since tokens may hold any sign."""
+    """Text escaped for a Markdown cell, since tokens may hold any character."""
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(text, quote=False))
 
 
@@ -66,7 +66,7 @@ def text_table(result: DepthScanResult) -> str:
 def comparison_table(
     scans: tuple[DepthScanResult, DepthScanResult], names: tuple[str, str], losses: tuple[float, float]
 ) -> str:
-    """For a terminal: two scans side by side, a line per layer, heads as means; `losses` in nats per token."""
+    """For a terminal: two scans side by side, a line per layer, with means over heads; `losses` in nats per token."""
     lines = [
         f"{letter}: {name}, loss {loss:.3f}, {scan.health}"
         for letter, name, loss, scan in zip("AB", names, losses, scans, strict=True)
@@ -74,15 +74,14 @@ def comparison_table(
     compared = {name: row.compared_as for name, row in METRICS.items() if row.compared_as}
     rows = [["layer", *(f"{title} {letter}" for title in compared.values() for letter in "AB")]]
     for layer in range(max(len(scan.verdicts) for scan in scans)):
-        cells = [_layer_value(scan, metric, layer) for metric in compared for scan in scans]
-        rows.append([str(layer), *cells])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        [*lines, *("  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)]
-    )
+        rows.append([str(layer), *(layer_cell(scan, metric, layer) for metric in compared for scan in scans)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(lines)
 
 
-def _layer_value(scan: DepthScanResult, metric: str, layer: int) -> str:
+def layer_cell(scan: DepthScanResult, metric: str, layer: int) -> str:
+    """A layer's value of a metric, or the mean over its heads; a dash if the network has no such layer."""
     if layer >= len(scan.verdicts):
         return "–"
     value = scan.heads[metric][layer].mean() if metric in scan.heads else scan.layers[metric][layer]
