@@ -118,7 +118,7 @@ def test_is_restoring_checkpoint(tmp_path):
     assert seen == {"on_load_checkpoint": True, "on_train_start": False}
 
 
-def test_as_after_a_batch(tmp_path):
+def test_set_to_batch_end(tmp_path):
     """A state saved at the end of an epoch, of a validation or of training becomes that of the last batch."""
     states = {}
 
@@ -132,7 +132,7 @@ def test_as_after_a_batch(tmp_path):
     fit(Do(**{hook: save(hook) for hook in hooks}))
     of_batch = states["on_train_batch_end"]
     for state in states.values():
-        lightning_private.as_after_a_batch(state, epoch=0, global_step=3, accumulating=False)
+        lightning_private.set_to_batch_end(state, epoch=0, global_step=3, accumulating=False)
         for key in ("epoch_loop.batch_progress", "epoch_progress", "epoch_loop.state_dict"):
             assert state[key] == of_batch[key]
 
