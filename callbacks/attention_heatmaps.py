@@ -33,7 +33,6 @@ class AttentionHeatmaps(TensorBoardCallback):
         self.max_tokens, self.n_sequences = max_tokens, n_sequences
 
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Draw every layer of the network as it is now."""
         data, writer = trainer.datamodule, trainer.logger.experiment
         sequences = data.validation_sequences(self.n_sequences)
         maps = attention_maps(pl_module.model, sequences[0], self.max_tokens)

@@ -114,7 +114,6 @@ class DepthScan(ValidationCallback):
         return super().state_dict() | own
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Go on from the scans of a checkpoint."""
         super().load_state_dict(state_dict)
         self.history, self._announced = state_dict["history"], state_dict["announced"]
         self._raised = state_dict["raised"]

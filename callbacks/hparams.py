@@ -15,7 +15,6 @@ class HyperParameters(L.Callback):
     """Write the options of the network, the optimiser and the data, by which TensorBoard compares runs."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the options once."""
         writer = tensorboard(trainer)
         if writer is None:
             return

@@ -76,7 +76,6 @@ def may_save(checkpoint: ModelCheckpoint, trainer: L.Trainer) -> bool:
 
 
 def save(checkpoint: ModelCheckpoint, trainer: L.Trainer) -> None:
-    """Save now."""
     checkpoint._save_topk_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
 
 

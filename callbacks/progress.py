@@ -26,7 +26,6 @@ class StepProgressBar(ProgressBar):
         self._enabled = False
 
     def enable(self) -> None:
-        """Show the bars."""
         self._enabled = True
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:

@@ -14,7 +14,6 @@ class TensorBoardCallback(ValidationCallback):
     """Base of the callbacks that have nothing to do without TensorBoard: calls `write` at a look."""
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Write, if the run has TensorBoard."""
         if tensorboard(trainer) is not None:
             self.write(trainer, pl_module, step)
 

@@ -42,9 +42,8 @@ class TextSamples(TensorBoardCallback):
             sample(pl_module.model, trainer.datamodule.encoding, self.prompt, 1, self.temperature)
 
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Sample and write, as preformatted Markdown."""
         text = sample(pl_module.model, trainer.datamodule.encoding, self.prompt, self.max_new_tokens, self.temperature)
-        preformatted = "\n".join("    " + line for line in text.splitlines())
+        preformatted = "\n".join("    " + line for line in text.splitlines())  # in Markdown
         trainer.logger.experiment.add_text("samples", preformatted, step)
 
 

@@ -70,11 +70,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self) -> None:
         super().__init__(
-            filename="best",
-            monitor="val/loss",
-            every_n_epochs=1,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
+            filename="best", monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -82,7 +78,6 @@ class BestCheckpoint(ModelCheckpoint):
         it, and overwrite it with the next."""
         best = Path(self.dirpath) / Path(state_dict["best_model_path"]).name
         if state_dict["best_model_path"] and best.is_file():
-            models = {str(best): state_dict["best_model_score"]}
             here = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
-            state_dict = state_dict | here | {"best_k_models": models}
+            state_dict = state_dict | here | {"best_k_models": {str(best): state_dict["best_model_score"]}}
         super().load_state_dict(state_dict)

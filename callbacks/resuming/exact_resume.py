@@ -43,7 +43,6 @@ class ExactResume(Checkpoint):
             self._start = trainer.fit_loop.epoch_loop.batch_progress.total.completed
 
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Note that the validation after this batch is done."""
         if not trainer.sanity_checking:
             self._validated_after = trainer.fit_loop.epoch_loop.total_batch_idx
 
@@ -62,7 +61,6 @@ class ExactResume(Checkpoint):
     # ---- resuming
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the epoch, and whether a validation is due."""
         self._epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         self._validation_due = checkpoint.get(VALIDATION_DUE, False)
 
@@ -82,7 +80,6 @@ class ExactResume(Checkpoint):
         self._updating = True
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Note that all weights are updated."""
         self._updating = False
 
     def rewind(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> bool:

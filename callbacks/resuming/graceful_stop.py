@@ -37,7 +37,6 @@ class GracefulStop(L.Callback):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Handle the signals from here on."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._receive)
 
@@ -65,6 +64,5 @@ class GracefulStop(L.Callback):
             raise Stopped("Ctrl-C" if number == signal.SIGINT else number.name, number)
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """Restore the previous handlers."""
         while self._handlers:
             signal.signal(*self._handlers.popitem())

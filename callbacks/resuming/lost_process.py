@@ -17,7 +17,6 @@ class LostProcess(L.Callback):
     this process before it ends by itself."""
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Print the line if that is what happened."""
         if lost_a_process(exception):
             message = (
                 f"Another of the {trainer.world_size} processes of this run ended, or no longer answers; what it last "
@@ -49,6 +48,5 @@ def _wait_for_end_of(launcher: int) -> None:
 
 def lost_a_process(error: BaseException) -> bool:
     """Whether an error says that the processes of a run no longer reach each other."""
-    # Gloo raises plain RuntimeErrors.
-    from_gloo = any(words in str(error) for words in ("/gloo/", "Application timeout caused pair closure"))
-    return isinstance(error, torch.distributed.DistError) or from_gloo
+    gloo = ("/gloo/", "Application timeout caused pair closure")  # in the messages of its plain RuntimeErrors
+    return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in gloo)

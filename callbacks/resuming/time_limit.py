@@ -28,7 +28,6 @@ class TimeLimit(Timer):
     on_train_batch_end = on_fit_start
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Stop if the time is up and this batch begins an optimiser step."""
         if self.is_up and batches_into_step(trainer) == 0:
             raise Stopped("the time limit")
 

@@ -116,7 +116,7 @@ def _draw_panels(
         axes.title.set_text(fitted(title, side + gap / 2, size))
         if reasons is not None:
             axes.texts[0].set_text(_wrapped(reasons[head], side))
-    figure.texts[0].set_text(_heading(figure, heading))
+    figure.texts[0].set_text(fitted(known(heading), figure.get_figwidth() - 0.2, 13))
     return frame.draw()
 
 
@@ -157,7 +157,7 @@ def gallery_frame(H: int, token_labels: tuple[str, ...], reasoned: bool) -> tupl
     for head in range(H):
         row, column = divmod(head, columns)
         box = (left + column * (side + gap), bottom + (rows - 1 - row) * (side + head_room), side, side)
-        axes = _weights_axes(figure, box, np.zeros((T, T, 4), dtype=np.uint8))
+        axes = _image_axes(figure, box, np.zeros((T, T, 4), dtype=np.uint8))
         axes.set_title("", fontsize=title_size, pad=4 + 72 * reason_room, parse_math=False)
         if reasoned:
             place = (0.5, 1), (0, 2 + 72 * reason_room), "axes fraction", "offset points"
@@ -205,7 +205,7 @@ def pooled_gallery(mean_HBB: Tensor, max_HBB: Tensor, tokens: int, verdicts: Seq
         x, y = left + column * (pair + gap), bottom + (rows - 1 - row) * (side + head_room)
         for i, (name, values_HBB) in enumerate((("mean", mean_HBB), ("max", max_HBB))):
             box = (x + i * (side + PAIR_GAP), y, side, side)
-            axes = _weights_axes(figure, box, _colours(values_HBB[head], future_BB))
+            axes = _image_axes(figure, box, _colours(values_HBB[head], future_BB))
             axes.text(0.96, 0.96, name, fontsize=7, ha="right", va="top", transform=axes.transAxes)
             for at, text, across, along in ends:
                 if column == i == 0:
@@ -225,8 +225,7 @@ def pooled_gallery(mean_HBB: Tensor, max_HBB: Tensor, tokens: int, verdicts: Seq
     return figure
 
 
-def _weights_axes(figure: Figure, box: Box, colours: np.ndarray) -> Axes:
-    """Axes with an image and no ticks."""
+def _image_axes(figure: Figure, box: Box, colours: np.ndarray) -> Axes:
     axes = add_axes(figure, box)
     axes.imshow(colours)
     axes.set(xticks=[], yticks=[])
@@ -246,7 +245,7 @@ def _future(n: int) -> np.ndarray:
 def _add_surroundings(figure: Figure, heading: str, box: Box, tall: float, unit: str, token: str = "the token") -> None:
     """Add heading, names of the axes and a scale around the panels, which fill a box."""
     left, bottom, width, height = box
-    add_heading(figure, _heading(figure, heading), 13)
+    add_heading(figure, fitted(known(heading), figure.get_figwidth() - 0.2, 13), 13)
     middle = (left + width / 2) / figure.get_figwidth(), (bottom + height / 2) / figure.get_figheight()
     figure.supxlabel(f"key: {token} looked at", fontsize=10, x=middle[0], y=0.08 / figure.get_figheight())
     figure.supylabel(f"query: {token} that looks", fontsize=10, x=0.08 / figure.get_figwidth(), y=middle[1])
@@ -254,24 +253,17 @@ def _add_surroundings(figure: Figure, heading: str, box: Box, tall: float, unit:
     add_scale(figure, (left + width + 0.2, bottom + (tall - scale) / 2, 0.17, scale), WEIGHTS, unit, 9)
 
 
-def _heading(figure: Figure, text: str) -> str:
-    """As much of a heading as fits above the panels."""
-    return fitted(known(text), figure.get_figwidth() - 0.2, 13)
-
-
 def _grid(
     panels: int, width: float, height: float, gap: float, head_room: float, pictures: int = 1
 ) -> tuple[int, int, float]:
     """The columns, rows and side in inches at which panels of square pictures fill width × height inches best."""
-    best = (0.0, 0, 0)
+    grids = []
     for columns in range(1, panels + 1):
         rows = math.ceil(panels / columns)
         across = (width + gap) / columns - gap - (pictures - 1) * PAIR_GAP
-        side = min(across / pictures, height / rows - head_room, 4.5)
-        # Of two grids with equal sides, the one with fewer gaps, then the wider one: screens are wide.
-        best = max(best, (side, -columns * rows, columns))
-    side, _, columns = best
-    return columns, math.ceil(panels / columns), side
+        grids.append((columns, rows, min(across / pictures, height / rows - head_room, 4.5)))
+    # Of two grids with equal sides, the one with fewer gaps, then the wider one: screens are wide.
+    return max(grids, key=lambda grid: (grid[2], -grid[0] * grid[1], grid[0]))
 
 
 def _wrapped(text: str, width: float) -> str:

@@ -185,7 +185,7 @@ def _pictures(pictures: Sequence[Picture], explorer: str) -> str:
     parts = []
     for kind in dict.fromkeys(picture.kind for picture in pictures):
         heading, caption = KINDS_OF_PICTURE[kind]
-        images = "\n".join(_figure(picture, heading) for picture in pictures if picture.kind == kind)
+        images = "\n".join(_image(picture, heading) for picture in pictures if picture.kind == kind)
         text = f'<p class="note">{escape(caption)}</p>\n{images}'
         if kind in FOLDED:
             text = f"<details><summary>show</summary>{text}</details>"
@@ -195,7 +195,7 @@ def _pictures(pictures: Sequence[Picture], explorer: str) -> str:
     return "\n".join(parts)
 
 
-def _figure(picture: Picture, heading: str) -> str:
+def _image(picture: Picture, heading: str) -> str:
     data, alt = base64.b64encode(picture.png).decode("ascii"), escape(f"{heading}: {picture.file}")
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
 
@@ -241,7 +241,7 @@ def _comparison(study: Study, other: Comparison) -> str:
     """Both checkpoints' losses and what is wrong with them, then each layer's metrics."""
     both = ("this", study.probes[0].cross_entropy, study.scan), (other.name, other.cross_entropy, other.scan)
     rows = [
-        [_text(name), _number(loss), _text(scan.health), _text(what_is_wrong(scan.step, scan.alarms))]
+        [_text(name), _number(loss), *map(_text, (scan.health, what_is_wrong(scan.step, scan.alarms)))]
         for name, loss, scan in both
     ]
     same = "the very same tokens" if other.same_tokens else "text of its own: the losses do not compare token by token"

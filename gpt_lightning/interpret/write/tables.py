@@ -31,10 +31,11 @@ def verdict_table(result: DepthScanResult) -> str:
         for layer, verdicts in enumerate(result.verdicts)
         for head, verdict in enumerate(verdicts)
     ]
-    tables = [_markdown(("layer", "head", "verdict", "why", "what to look at or try"), heads)]
+    parts = [_safe(result.summary)]
     if alarms:
-        tables.insert(0, _markdown(("layer", "alarm", "why", "since", "what to try"), alarms))
-    return "\n\n".join([_safe(result.summary), *tables])
+        parts.append(_markdown(("layer", "alarm", "why", "since", "what to try"), alarms))
+    parts.append(_markdown(("layer", "head", "verdict", "why", "what to look at or try"), heads))
+    return "\n\n".join(parts)
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -53,14 +54,11 @@ def _safe(text: str) -> str:
 
 def text_table(result: DepthScanResult) -> str:
     """For a terminal: a line per head, in aligned columns."""
-    header = ("layer", "head", "verdict", "why")
-    rows = [
-        (str(layer), str(head), verdict.label, _why(verdict))
-        for layer, verdicts in enumerate(result.verdicts)
-        for head, verdict in enumerate(verdicts)
-    ]
-    layer, head, verdict = (max(len(row[column]) for row in [header, *rows]) for column in range(3))
-    return "\n".join(f"{r[0]:>{layer}}  {r[1]:>{head}}  {r[2]:<{verdict}}  {r[3]}" for r in [header, *rows])
+    rows = [("layer", "head", "verdict", "why")]
+    for layer, verdicts in enumerate(result.verdicts):
+        rows += [(str(layer), str(head), verdict.label, _why(verdict)) for head, verdict in enumerate(verdicts)]
+    layer, head, verdict, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(f"{r[0]:>{layer}}  {r[1]:>{head}}  {r[2]:<{verdict}}  {r[3]}" for r in rows)
 
 
 def comparison_table(
