@@ -1,7 +1,7 @@
 """The depth scan at validation: write what every layer and head does to TensorBoard, and act on alarms."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import lightning as L
 import torch
@@ -19,6 +19,8 @@ from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.interpret.write.tables import verdict_table, worst_of
 from gpt_lightning.ranges import NonNegativeInt, PositiveInt, check_arguments
+
+OnAlarm = Literal["warn", "checkpoint", "stop"]
 
 
 def _charts(kind: str, curve: str) -> dict[str, list]:
@@ -51,13 +53,10 @@ class DepthScan(ValidationCallback):
     """
 
     def __init__(
-        self,
-        n_sequences: PositiveInt = 8,
-        every_n_validations: NonNegativeInt = 1,
-        on_alarm: Literal["warn", "checkpoint", "stop"] = "warn",
+        self, n_sequences: PositiveInt = 8, every_n_validations: NonNegativeInt = 1, on_alarm: OnAlarm = "warn"
     ) -> None:
         check_arguments(DepthScan.__init__, locals(), "depth_scan")
-        if on_alarm not in ("warn", "checkpoint", "stop"):
+        if on_alarm not in get_args(OnAlarm):
             raise UserError(f"depth_scan.on_alarm is {on_alarm!r} but must be warn, checkpoint or stop.")
         super().__init__(every_n_validations)
         self.n_sequences, self.on_alarm = n_sequences, on_alarm

@@ -1,4 +1,4 @@
-"""What the callbacks write: figures that agree with each other, and a rhythm that survives a resume."""
+"""What the callbacks write: consistent figures, at a rhythm that survives a resume."""
 
 import gc
 
@@ -35,7 +35,7 @@ def fit(config, corpus_file, tmp_path, extra, **options) -> L.Trainer:
 
 
 class Clock(L.Callback):
-    """A second passes with every batch, and a hundred with every validation."""
+    """A clock that advances a second with every batch, and a hundred with every validation."""
 
     seconds = 1
 

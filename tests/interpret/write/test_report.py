@@ -1,4 +1,4 @@
-"""The report: complete, in order, and safe whatever a token holds."""
+"""The report: complete, in order, and safe whatever a token contains."""
 
 import math
 import re
