@@ -209,10 +209,7 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _alarms(scan: DepthScanResult) -> str:
     if not scan.alarms:
         return ""
-    rows = [
-        [_number(alarm.layer), *map(_text, (alarm.label, alarm.reason, ALARMS[alarm.kind].advice))]
-        for alarm in scan.alarms
-    ]
+    rows = [_cells(alarm.layer, alarm.label, alarm.reason, ALARMS[alarm.kind].advice) for alarm in scan.alarms]
     note = '<p class="note">A question mark: seen in one scan only, or not proved by an ablation; it may pass.</p>'
     return "<h2>What is wrong, and what to try</h2>" + _table(["layer", "alarm", "why", "what to try"], rows) + note
 
@@ -220,7 +217,7 @@ def _alarms(scan: DepthScanResult) -> str:
 def _kinds(scan: DepthScanResult) -> str:
     occurring = {verdict.kind for row in scan.verdicts for verdict in row}
     rows = [
-        [_badge(name, name), *map(_text, (kind.letter, kind.meaning, kind.advice))]
+        [_badge(name, name), *_cells(kind.letter, kind.meaning, kind.advice)]
         for name, kind in KINDS.items()
         if name in occurring
     ]
@@ -230,9 +227,8 @@ def _kinds(scan: DepthScanResult) -> str:
 def _probes(probes: Sequence[Probe]) -> str:
     rows = []
     for probe in probes:
-        text, reference = map(_text, PROBES[probe.name])
-        sinks = probe.first_position_mass_L.mean(), probe.first_position_mass_L.max()
-        rows.append([text, *map(_number, (probe.cross_entropy, probe.reference)), reference, *map(_number, sinks)])
+        (text, reference), sinks_L = PROBES[probe.name], probe.first_position_mass_L
+        rows.append(_cells(text, probe.cross_entropy, probe.reference, reference, sinks_L.mean(), sinks_L.max()))
     sink_columns = ("mass on the first token, mean of all heads", "the same, highest layer")
     return _table(["text", "loss, nats per token", "compare with", "which is", *sink_columns], rows)
 
@@ -240,15 +236,12 @@ def _probes(probes: Sequence[Probe]) -> str:
 def _comparison(study: Study, other: Comparison) -> str:
     """Both checkpoints' losses and what is wrong with them, then each layer's metrics."""
     both = ("this", study.probes[0].cross_entropy, study.scan), (other.name, other.cross_entropy, other.scan)
-    rows = [
-        [_text(name), _number(loss), *map(_text, (scan.health, what_is_wrong(scan.step, scan.alarms)))]
-        for name, loss, scan in both
-    ]
+    rows = [_cells(name, loss, scan.health, what_is_wrong(scan.step, scan.alarms)) for name, loss, scan in both]
     same = "the very same tokens" if other.same_tokens else "text of its own: the losses do not compare token by token"
     layers = []
     for layer in range(max(len(study.scan.verdicts), len(other.scan.verdicts))):
         pairs = [[layer_cell(scan, metric, layer) for *_, scan in both] for metric in (*COLUMNS, *LAYER_COLUMNS)]
-        layers.append([_number(layer), *(_text(" | ".join(pair)) for pair in pairs)])
+        layers.append(_cells(layer, *map(" | ".join, pairs)))
     return (
         "<h2>Compared, layer by layer</h2>"
         f'<p class="note">{escape(other.name)} was scanned on {same}. In each cell this checkpoint is on the left; '
@@ -262,10 +255,9 @@ def _layers(study: Study) -> str:
     ablation = [] if study.ablation is None else ["loss without its attention: change, nats per token (95 %)"]
     rows = [
         [
-            _number(layer),
-            _text(study.scan.layer_verdict(layer)),
-            *(_number(study.scan.layers[metric][layer]) for metric in LAYER_COLUMNS),
-            _number(study.lens.cross_entropy[layer + 1]),
+            *_cells(layer, study.scan.layer_verdict(layer)),
+            *_cells(*(study.scan.layers[metric][layer] for metric in LAYER_COLUMNS)),
+            *_cells(study.lens.cross_entropy[layer + 1]),
             *(_change(study.ablation.attention_delta_Ln[layer]) for _ in ablation),
         ]
         for layer in range(len(study.scan.verdicts))
@@ -277,10 +269,11 @@ def _heads(study: Study) -> str:
     ablation = [] if study.ablation is None else ["loss without it: change, nats per token (95 %)"]
     rows = [
         [
-            *(_number(layer), _number(head), _badge(verdict.kind, verdict.label)),
+            *_cells(layer, head),
+            _badge(verdict.kind, verdict.label),
             f'<td class="why">{escape(verdict.reason)}</td>',
             *(_change(study.ablation.head_delta_LHn[layer, head]) for _ in ablation),
-            *(_number(study.scan.heads[metric][layer, head]) for metric in COLUMNS),
+            *_cells(*(study.scan.heads[metric][layer, head] for metric in COLUMNS)),
         ]
         for layer, verdicts in enumerate(study.scan.verdicts)
         for head, verdict in enumerate(verdicts)
@@ -292,12 +285,12 @@ def _badge(kind: str, label: str) -> str:
     return f'<td><span class="kind" style="background:{KINDS[kind].colour}">{escape(label)}</span></td>'
 
 
-def _text(text: str) -> str:
-    return f"<td>{escape(text)}</td>"
-
-
-def _number(value: float) -> str:
-    return f'<td class="number">{float(value):.3g}</td>'
+def _cells(*values: str | float | Tensor) -> list[str]:
+    """Cells of text, and of numbers to three digits."""
+    return [
+        f"<td>{escape(value)}</td>" if isinstance(value, str) else f'<td class="number">{float(value):.3g}</td>'
+        for value in values
+    ]
 
 
 def _change(delta_n: Tensor) -> str:
