@@ -1,10 +1,10 @@
-"""Are the depth scan's verdicts right? Trains healthy and sick runs; compares what was done with what the scan says.
+"""Are the depth scan's verdicts right? Train healthy and sick runs, and compare what was done with what the scan says.
 
     python -m benchmarks.calibration train --corpus shakespeare --seeds 3 --output runs/calibration
     python -m benchmarks.calibration table runs/calibration
 
-`train` writes one JSON file of scans for every run, and skips those that exist; `table` judges them anew, without
-training, and prints the confusion table of docs/calibration.md.
+`train` writes one JSON file of scans for every run, and skips runs that have one; `table` judges the scans anew,
+without training, and prints the tables of docs/calibration.md.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
 
-STEPS, EVERY = 300, 25  # optimiser steps, and from scan to scan
+STEPS, EVERY = 300, 25  # optimiser steps of a run, and between two scans
 SICKENED_AT = 100  # the step at which a head or layer is zeroed
 HEALTHY = {"learning_rate": 1e-3, "warmup_steps": 20, "clip": 1.0, "gpt": {}, "sicken": None, "steps": 1}
 CONDITIONS = {
@@ -59,7 +59,7 @@ class Sicken(L.Callback):
 
     @torch.no_grad()
     def on_fit_start(self, trainer: L.Trainer, pl_module: GPTModule) -> None:
-        """Queries and keys eight times larger: logits 64 times."""
+        """Make queries and keys eight times larger, and so logits 64 times."""
         if self.what == "large logits":
             C = pl_module.model.config.d_model
             for block in pl_module.model.blocks:
@@ -67,7 +67,7 @@ class Sicken(L.Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: GPTModule, *args: object) -> None:
-        """From a step on keep weights at zero; once is not enough, the optimiser's momentum would move them."""
+        """From a step on, keep weights at zero; once is not enough, since the optimiser's momentum moves them."""
         if self.what is None or not self.what.startswith("zero") or trainer.global_step < SICKENED_AT:
             return
         block, config = pl_module.model.blocks[ZEROED_LAYER], pl_module.model.config
@@ -126,7 +126,7 @@ def run(corpus: str, tokenizer: str, data_dir: str, condition: str, seed: int, s
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train what is not there yet."""
+    """Train the runs that are not stored yet."""
     conditions = [name for name in CONDITIONS if not args.only or name in args.only]
     wanted = [(condition, seed) for seed in range(args.seeds) for condition in conditions]
     for condition, seed in tqdm(wanted, desc=f"{args.corpus}, {args.tokenizer}", unit="run"):
@@ -140,14 +140,14 @@ def train(args: argparse.Namespace) -> None:
 
 
 def table(args: argparse.Namespace) -> None:
-    """Judge every stored run with the verdicts of now, and print the tables in Markdown."""
+    """Judge every stored run by today's verdicts, and print the tables in Markdown."""
     files = sorted(args.directory.glob("*.json"))
     if not files:
         raise SystemExit(f"{args.directory} holds no runs; train some first.")
     runs = [json.loads(file.read_text()) for file in files]
     by_condition: dict[str, list[Judged]] = defaultdict(list)
     for one in runs:
-        # As the loss would show it to someone who knows the healthy runs: a tenth of a nat worse than the worst.
+        # When the loss shows it to someone who knows the healthy runs: a tenth of a nat worse than the worst of them.
         healthy = [other for other in runs if other["condition"] == "healthy" and same_text(one, other)]
         worst = [max(losses) + 0.1 for losses in zip(*(losses_of(other) for other in healthy), strict=True)]
         by_condition[one["condition"]].append(judge(one, worst))
@@ -176,7 +176,7 @@ def table(args: argparse.Namespace) -> None:
 
 @dataclass
 class Judged:
-    """What the scan said of a run, and when; steps are None for never."""
+    """What the scans said of a run, and at which step; None means never."""
 
     kinds: set[str]  # of alarms that were confirmed at any scan
     suspected: int | None
@@ -186,7 +186,7 @@ class Judged:
 
 
 def judge(one: dict, worst_healthy: list[float]) -> Judged:
-    """Go through a run's scans as the callback does."""
+    """Judge a run's scans one after another, as the callback does."""
     history, kinds, suspected, confirmed, places = [], set(), None, None, set()
     for scan in one["scans"]:
         result = rebuilt(scan)
@@ -208,7 +208,7 @@ def judge(one: dict, worst_healthy: list[float]) -> Judged:
 
 
 def rebuilt(scan: dict) -> DepthScanResult:
-    """A scan from its JSON, with the verdicts of now."""
+    """A scan from its JSON, with today's verdicts."""
 
     def numbers(values: list) -> torch.Tensor:
         return torch.tensor([math.nan if value is None else value for value in values])

@@ -1,9 +1,9 @@
-"""Tokens a second while sampling: this project, nanoGPT (which has no cache) and transformers, in turns.
+"""Tokens per second while sampling: this project, nanoGPT (which has no cache) and transformers, in turns.
 
     python -m benchmarks.decoding --nanogpt ../nanoGPT --transformers            GPT-2 124M, prompt of 32, 224 new
     python -m benchmarks.decoding --batch 8
 
-Random weights: what is sampled costs the same whatever it says.
+The weights are random: the cost does not depend on the text.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main() -> None:
 
 @torch.no_grad()
 def first_token(gpt: GPT, prompt: torch.Tensor) -> tuple[float, float]:
-    """Seconds until `generate` gives a token, and those of one forward over the prompt; the best of a few."""
+    """Seconds until `generate` yields a token, and seconds of one forward pass over the prompt; the best of a few."""
 
     def best_of(act: Callable[[], object]) -> float:
         seconds = []

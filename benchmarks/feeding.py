@@ -1,4 +1,4 @@
-"""Batches a second from a token file: this project's loader, nanoGPT's slices, and a torch DataLoader, in turns.
+"""Batches per second from a token file: this project's loader, nanoGPT's slices, and a torch DataLoader, in turns.
 
 python -m benchmarks.feeding                                        batches of 32 × 256 of 10 million tokens
 python -m benchmarks.feeding --shards 100                           and the same tokens in 100 arrays
@@ -37,7 +37,7 @@ class Blocks(Dataset):
 
 
 def sliced(tokens: np.ndarray, context: int, batch: int) -> Iterator[Batch]:
-    """As nanoGPT's `get_batch`: random places, a slice for each, stacked."""
+    """Batches as nanoGPT's `get_batch` makes them: random places, a slice for each, stacked."""
     while True:
         places = torch.randint(len(tokens) - context, (batch,))
         yield tuple(
@@ -53,7 +53,7 @@ def endless(loader: BlockLoader | DataLoader) -> Iterator[Batch]:
 
 
 def first_batch(n_tokens: int, context: int, batch: int, rounds: int) -> None:
-    """Print the time from a path to the first batch, for a file with holes, which takes no room on the disk."""
+    """Print the time from a path to the first batch, for a sparse file, which takes no room on the disk."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "tokens.bin")
         file.touch()
@@ -72,8 +72,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"batch": 32, "context": 256, "tokens": 10_000_000, "batches": 300, "rounds": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--shards", type=int, default=0, help="also with the tokens in so many arrays")
-    parser.add_argument("--first_of", type=int, default=0, help="instead, open a file of so many tokens, all of them 0")
+    parser.add_argument("--shards", type=int, default=0, help="also split the tokens into this many arrays")
+    parser.add_argument("--first_of", type=int, default=0, help="instead, open a file of this many zeros")
     args = parser.parse_args()
     if args.first_of:
         return first_batch(args.first_of, args.context, args.batch, args.rounds)

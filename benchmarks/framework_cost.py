@@ -37,9 +37,9 @@ WARM_UP = 50  # steps before the first that counts
 
 
 class Stopwatch(L.Callback):
-    """Begin and end the measurement."""
+    """Begin and end the measurement, which leaves out the warm-up."""
 
-    meter: Meter  # set by who runs the training
+    meter: Meter  # set by `through_train_py`
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, index: int) -> None:
         if index == WARM_UP:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def through_train_py(directory: str, steps: int, meter: Meter) -> None:
-    """As a user would train."""
+    """Train as a user would."""
     from benchmarks import framework_cost  # not __main__, so that train.py finds the same class
 
     framework_cost.Stopwatch.meter = meter

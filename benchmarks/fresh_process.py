@@ -1,4 +1,4 @@
-"""Measuring in a process of its own, where nothing that ran before has left memory or warm caches."""
+"""Measure in a fresh process, where nothing that ran before has left memory in use or warm caches."""
 
 import multiprocessing
 import resource
@@ -15,10 +15,10 @@ WATCH_SECONDS = 0.005
 
 
 def measured(act: Callable[..., Any], *args: Any, device: str = "cpu") -> tuple[float, float]:
-    """Run `act(*args, meter)` in a fresh process, where it calls `meter.begin()` when what it prepares is done, and
-    `meter.end()` before what it does afterwards, if anything.
+    """Run `act(*args, meter)` in a fresh process. It calls `meter.begin()` after preparations, and `meter.end()` before
+    anything that should not count.
 
-    `act` and its arguments have to be picklable: a function of a module.
+    `act` and its arguments must be picklable, so `act` is a function of a module.
 
     Returns:
         Seconds, and megabytes of memory at the peak beyond those in use when it began. On a GPU, its memory.
@@ -35,8 +35,8 @@ def _measure(act: Callable[..., Any], args: tuple, device: str) -> tuple[float, 
 
 
 class Meter:
-    """Seconds, and the peak of memory: a GPU's own, or the resident memory, looked at 200 times a second (Linux keeps
-    a peak, but one from before `begin`, too)."""
+    """Seconds, and the peak of memory: a GPU's own, or resident memory, sampled 200 times a second (Linux keeps a peak,
+    but that includes the time before `begin`)."""
 
     def __init__(self, on_gpu: bool) -> None:
         self.seconds, self.megabytes, self._running = 0.0, 0.0, False

@@ -2,11 +2,11 @@
 
     python -m benchmarks.kill_trials --trials 30
 
-A small network on Python's own documentation. Each trial starts from nothing, so that anything can be hit: imports,
-tokenising, training, validation, pictures, checkpoints being written. It is killed one to three times, most often while
-it trains, each time resumed with `--ckpt_path last` (or started again, if nothing was saved yet), and then left to
-end. A trial is good when every checkpoint on the disk was whole after each kill, and the last one is bit-identical to
-that of a run that nobody killed.
+A small network on Python's own documentation. Each trial starts from nothing, so that a kill can hit anything: imports,
+tokenising, training, validation, pictures, writing checkpoints. It is killed one to three times, most often while it
+trains, resumed each time with `--ckpt_path last` (or started again, if nothing was saved yet), and then left to end.
+A trial is good if no checkpoint on the disk was damaged after any kill, and the last one is bit-identical to that
+of a run that was never killed.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def start(directory: Path) -> subprocess.Popen:
 
 
 def check_success(process: subprocess.Popen, directory: Path) -> None:
-    """Wait for the end of a run; a `RuntimeError` says what it failed with."""
+    """Wait for the end of a run; raise RuntimeError with its last line if it failed."""
     if process.wait():
         raise RuntimeError((directory / "errors.txt").read_text().splitlines()[-1])
 
@@ -70,13 +70,13 @@ def seconds_to_begin_and_end(directory: Path) -> tuple[float, float]:
 
 
 def trial(directory: Path, kills: list[float]) -> tuple[list[int], dict]:
-    """Kill the run after each of these many seconds, then let it end.
+    """Start the run and kill it after so many seconds, for each of `kills`; then let it end.
 
     Returns:
         The step of the last checkpoint at each kill (0 for none), and the content of the last checkpoint.
 
     Raises:
-        UserError: a checkpoint was not whole.
+        UserError: a checkpoint was damaged.
         RuntimeError: the run ended with an error.
     """
     steps: list[int] = []
@@ -87,8 +87,8 @@ def trial(directory: Path, kills: list[float]) -> tuple[list[int], dict]:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        found = [read_checkpoint(path) for path in sorted(directory.rglob("*.ckpt"))]
-        steps.append(max((content["global_step"] for content in found), default=0))
+        contents = [read_checkpoint(path) for path in sorted(directory.rglob("*.ckpt"))]
+        steps.append(max((content["global_step"] for content in contents), default=0))
         # A run that was killed before its first checkpoint leaves its directory; the next begins anew beside it.
         if not any((directory / RUN / name).is_file() for name in (runs.LAST, runs.PREVIOUS)):
             subprocess.run(["rm", "-rf", directory / "runs"], check=True)
@@ -112,10 +112,10 @@ def main() -> None:
     args = parser.parse_args()
     chooser = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
-        whole = Path(name) / "whole"
-        whole.mkdir()
-        first, end = seconds_to_begin_and_end(whole)
-        wanted = state(read_checkpoint(whole / RUN / runs.LAST))
+        unkilled = Path(name) / "unkilled"
+        unkilled.mkdir()
+        first, end = seconds_to_begin_and_end(unkilled)
+        expected = state(read_checkpoint(unkilled / RUN / runs.LAST))
         good = 0
         for number in tqdm(range(args.trials), unit="trial", disable=None):
             directory = Path(name) / str(number)
@@ -123,8 +123,8 @@ def main() -> None:
             times = chooser.randint(1, 3)
             kills = [chooser.uniform(0.5 * first, first + 1.3 * (end - first) / times) for _ in range(times)]
             try:
-                steps, found = trial(directory, kills)
-                different = [name for name, part in state(found).items() if largest_difference(part, wanted[name])]
+                steps, last = trial(directory, kills)
+                different = [part for part, value in state(last).items() if largest_difference(value, expected[part])]
                 outcome = f"differs in {', '.join(different)}" if different else "bit-identical"
                 good += not different
             except Exception as error:

@@ -1,9 +1,9 @@
-"""How many sequences of a training step fit into so much memory: weights, gradients, AdamW's state, activations.
+"""How many sequences of a training step fit into a given memory: weights, gradients, AdamW's state, activations.
 
     python -m benchmarks.largest_batch                                   configs/enwik8.yaml in the 15 GB of a T4
     python -m benchmarks.largest_batch --precision 32-true --gigabytes 15
 
-Each size is tried in a fresh process, doubled until one is too large, then halved in between.
+Each size is tried in a fresh process: doubled until one is too large, then searched by bisection.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def largest_within(limit: float, config: GPTConfig, precision: str, device: str)
 
 
 def two_steps(config: GPTConfig, batch: int, precision: str, device: str, meter: Meter) -> None:
-    """From nothing; the second has the optimiser's state as well."""
+    """Train two steps from nothing; the second has the optimiser's state as well."""
     meter.begin()
     gpt = GPT(config).to(device)
     tokens = torch.randint(config.vocab_size, (batch, config.context_length + 1), device=device)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.long_context --tokens 4096 --n_layer 4
 
-On a random network of GPT-2's width, heads and vocabulary. Prints the peak memory of the process after each part; the
-dense attention weights of one layer alone would be 12 · 4096² · 4 bytes = 805 MB, several of which a scan would need.
+On a random network of GPT-2's width, heads and vocabulary. Prints the peak memory of the process after each part. The
+dense attention weights of one layer alone would be 12 · 4096² · 4 bytes = 805 MB, and a scan would need several such.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Memory and time of a training step's forward and backward: the loss in chunks, and with all logits at once.
+"""Memory and time of a training step's forward and backward pass: the loss in chunks, and with all logits at once.
 
     python -m benchmarks.loss_memory                                     GPT-2 124M, 8 sequences of 512
     python -m benchmarks.loss_memory --n_layer 1 --d_model 64 --n_head 1 --vocab 1000 --context 32

@@ -1,4 +1,4 @@
-"""What a user would pick instead: the same network as written by nanoGPT and by Hugging Face's transformers."""
+"""What a user might pick instead: the same network in nanoGPT and in Hugging Face's transformers."""
 
 import contextlib
 import importlib.util
@@ -17,7 +17,7 @@ def nanogpt(path: Path) -> ModuleType:
     """nanoGPT's `model.py` from a checkout of https://github.com/karpathy/nanoGPT.
 
     Raises:
-        UserError: there is none.
+        UserError: `path` has no model.py.
     """
     file = path / "model.py"
     if not file.is_file():
@@ -34,7 +34,7 @@ def nanogpt_network(path: Path, config: GPTConfig) -> nn.Module:
     module = nanogpt(path)
     sizes = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.d_model}
     sizes |= {"block_size": config.context_length, "vocab_size": config.vocab_size}
-    with contextlib.redirect_stdout(None):  # it counts its parameters aloud
+    with contextlib.redirect_stdout(None):  # it prints its number of parameters
         network = module.GPT(module.GPTConfig(**sizes, dropout=config.dropout, bias=config.bias))
     if not config.tie_weights:
         network.lm_head.weight = nn.Parameter(network.lm_head.weight.detach().clone())
@@ -53,6 +53,6 @@ def huggingface_network(config: GPTConfig) -> nn.Module:
 
 
 def huggingface_loss(network: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Mean next-token loss; transformers would shift the targets itself, which are shifted here."""
+    """Mean next-token loss. The targets are shifted already; transformers' own loss would shift them again."""
     logits = network(inputs_BT).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets_BT.flatten())

@@ -1,9 +1,9 @@
-"""Preparing a corpus larger than memory should be: the most memory it takes, its speed, and how fast it opens then.
+"""Preparing a corpus larger than memory: peak memory, speed, and how fast the result opens.
 
     python -m benchmarks.preparing --text enwik8 --gigabytes 10            plain text
     python -m benchmarks.preparing --text enwik8 --gigabytes 2 --jsonl     records of 4,000 bytes
 
-Writes a text of that size, made of a smaller one again and again, and runs the command that a user would.
+Writes a text of that size by repeating a smaller one, and runs the command that a user would.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def main() -> None:
 
 def most_memory(pid: int) -> int:
     """The most resident memory that a process has had so far, in bytes; 0 if it has ended."""
-    # Not what wait() tells, which counts from before the process became this program.
+    # Not wait()'s figure, which includes the time before the process became this program.
     try:
         (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     except (OSError, ValueError):
@@ -81,7 +81,7 @@ def most_memory(pid: int) -> int:
 
 
 def write(spec: str, size: int, path: Path) -> int:
-    """Write a corpus to a file, again and again until that has `size` bytes; returns how many it has."""
+    """Write a corpus to a file, repeated until it has at least `size` bytes; return how many it has."""
     content = b"".join(block for _, block in read_corpus(find_corpus(spec, path.parent)))
     if path.suffix == ".jsonl":
         records = (content[start : start + RECORD].decode(errors="ignore") for start in range(0, len(content), RECORD))

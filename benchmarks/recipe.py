@@ -1,10 +1,10 @@
-"""Whole training runs side by side, as a user starts them: `train.py fit` of this project, and nanoGPT's train.py.
+"""Complete training runs side by side, as a user starts them: `train.py fit` of this project, and nanoGPT's train.py.
 
     python -m benchmarks.recipe --nanogpt ../nanoGPT --text tiny_shakespeare.txt
 
 Tiny Shakespeare with 4×4×128, context 64, batch 12, as nanoGPT's README proposes for a laptop: nanoGPT, this project's
 configs/shakespeare.yaml, and its fast overlay, each a process of its own, one after the other, `--rounds` times. At the
-end every network is judged alike, on the whole validation split. TensorBoard, checkpoints and the depth scan are on.
+end every network is judged alike, on the full validation split. TensorBoard, checkpoints and the depth scan are on.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--fast_steps", type=int, nargs="+", default=[300], help="of the fast one, one run for each")
     parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
-    peers.nanogpt(args.nanogpt)  # is it there?
+    peers.nanogpt(args.nanogpt)  # fails now if it is missing
 
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def prepare_nanogpt(checkout: Path, directory: Path, text: str) -> None:
-    """A working copy with the text as its data/shakespeare_char/prepare.py would write it (that downloads it)."""
+    """Make a working copy, with the text as its data/shakespeare_char/prepare.py (which downloads) would write it."""
     data = directory / "data" / "shakespeare_char"
     data.mkdir(parents=True)
     for file in ("train.py", "model.py", "configurator.py", "config/train_shakespeare_char.py"):
@@ -101,13 +101,13 @@ def prepare_nanogpt(checkout: Path, directory: Path, text: str) -> None:
 
 
 def timed(command: list[str], cwd: Path, label: str) -> tuple[float, list[tuple[float, float]]]:
-    """Run a command; its seconds, and those after which it printed a validation loss, with the loss."""
+    """Run a command; return its seconds, and each validation loss that it printed with the seconds until then."""
     losses, start = [], time.perf_counter()
     with (cwd / "stderr.txt").open("w") as errors, tqdm(desc=label, unit=" validations", leave=False) as bar:
         process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=errors, text=True)
         for line in process.stdout:
-            if (found := PRINTED.search(line)) and found[1] != "0":
-                losses.append((time.perf_counter() - start, float(found[2])))
+            if (match := PRINTED.search(line)) and match[1] != "0":
+                losses.append((time.perf_counter() - start, float(match[2])))
                 bar.update()
     seconds = time.perf_counter() - start
     if process.wait():
@@ -127,7 +127,7 @@ def whole_split_loss(logits_of, tokens: torch.Tensor, context: int) -> float:
 
 
 def nanogpt_loss(checkout: Path, directory: Path) -> float:
-    """That of the network that nanoGPT left."""
+    """The loss of the network that nanoGPT left."""
     checkpoint = torch.load(directory / "out-shakespeare-char" / "ckpt.pt", weights_only=True)
     sizes = checkpoint["model_args"]
     config = GPTConfig(
@@ -140,7 +140,7 @@ def nanogpt_loss(checkout: Path, directory: Path) -> float:
 
 
 def our_loss(checkpoint: Path, text: str) -> float:
-    """That of a run of this project, on the same text: its tokens are bytes, which are characters here."""
+    """The loss of a run of this project, on the same text: its tokens are bytes, which are characters here."""
     network = load_checkpoint(checkpoint).model
     tokens = torch.tensor(list(text[int(len(text) * TRAIN_SHARE) :].encode()))
     return whole_split_loss(lambda x, _: network(x), tokens, network.config.context_length)

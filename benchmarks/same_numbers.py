@@ -1,9 +1,9 @@
-"""Whether two checkouts train the same: every logged figure and every weight, bit for bit.
+"""Whether two checkouts train identically: every logged figure and every weight, bit for bit.
 
     git worktree add ../before main~1 && python -m benchmarks.same_numbers --before ../before
 
-For a change that is not meant to change any number. Each recipe is trained by the `train.py` of both checkouts, with
-the same options and seed, in a temporary directory; figures of speed are left out.
+For a change that should change no number. Each recipe is trained by the `train.py` of both checkouts, with the same
+options and seed, in a temporary directory; figures of speed are left out.
 """
 
 import argparse
@@ -26,7 +26,7 @@ RECIPES = {
 
 
 def train(checkout: Path, recipe: str, options: list[str], directory: Path) -> Path:
-    """Train a recipe with one checkout; returns the run's directory. Raises RuntimeError with what it said last."""
+    """Train a recipe with one checkout; return the run's directory. A failure is a RuntimeError with its last line."""
     command = [sys.executable, str(checkout / "train.py"), "fit"]
     command += [str(checkout / part) if part.startswith("configs/") else part for part in RECIPES[recipe]]
     command += [*options, "--experiment", "same", "--runs_dir", str(directory), "--data.data_dir"]
@@ -53,7 +53,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def differing(before: dict, after: dict) -> list:
-    """Names of what only one has, or what is not the same to the last bit (NaN is NaN)."""
+    """Names that only one has, or whose values are not the same to the last bit (NaN equals NaN)."""
 
     def same(a: float | torch.Tensor, b: float | torch.Tensor) -> bool:
         return torch.equal(torch.as_tensor(a).nan_to_num(), torch.as_tensor(b).nan_to_num())
@@ -78,11 +78,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             sides = (("before", args.before.resolve()), ("after", HERE))
             before, after = (train(checkout, recipe, options, Path(name) / side) for side, checkout in sides)
-            found, ours = figures(before), weights(before)
-            differences = differing(found, figures(after)) + differing(ours, weights(after))
+            logged, tensors = figures(before), weights(before)
+            differences = differing(logged, figures(after)) + differing(tensors, weights(after))
         any_differs |= bool(differences)
         verdict = f"{len(differences)} differ, first {differences[0]}" if differences else "the same, bit for bit"
-        tqdm.write(f"{recipe:<20}{len(found):>6,} figures {len(ours):>4} tensors  {verdict}")
+        tqdm.write(f"{recipe:<20}{len(logged):>6,} figures {len(tensors):>4} tensors  {verdict}")
     raise SystemExit(any_differs)
 
 

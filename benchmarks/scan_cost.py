@@ -1,4 +1,4 @@
-"""What the depth scan costs beside training, and whether drawing for long leaks memory.
+"""What the depth scan adds to the cost of training, and whether drawing leaks memory in the long run.
 
     python -m benchmarks.scan_cost                                    the default configuration's sizes and interval
     python -m benchmarks.scan_cost --validations 1000 --tiny          memory, over many validations of a small network
@@ -47,13 +47,13 @@ class Stopwatch(L.Callback):
         self.training += time.perf_counter() - self._start
 
     def on_validation_start(self, *args: object) -> None:
-        gc.collect()  # figures refer to themselves: without this, those not in use any more would be counted
+        gc.collect()  # figures refer to themselves: without this, those no longer in use would count
         self.megabytes.append(resident_megabytes())
         self.figures.append(sum(isinstance(thing, Figure) for thing in gc.get_objects()))
 
 
 def resident_megabytes() -> float:
-    """Memory of this process that is in use now (Linux)."""
+    """Resident memory of this process (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

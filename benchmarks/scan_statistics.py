@@ -1,4 +1,4 @@
-"""What the depth scan's statistics cost beside the forward passes that they are computed in: time and memory.
+"""What the depth scan's statistics add to the forward passes in which they are computed: time and memory.
 
     python -m benchmarks.scan_statistics                                 GPT-2's width, 4 layers, 4 sequences of 1,024
 

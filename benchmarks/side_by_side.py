@@ -1,4 +1,4 @@
-"""Timing things against each other in one process, taking turns, so that a machine that slows down does so for all."""
+"""Time contenders in one process, in turns, so that a machine that slows down does so for all."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ Seconds = dict[str, list[float]]  # by contender, one for each round
 
 
 def take_turns(contenders: dict[str, Callable[[], object]], rounds: int, device: str = "cpu") -> Seconds:
-    """Time every contender once per round, each round beginning with another; a round before the first warms up."""
+    """Time every contender once per round, each round starting with another; an extra round before them warms up."""
     names, seconds = list(contenders), {name: [] for name in contenders}
     for number in tqdm(range(rounds + 1), desc="rounds", delay=2, leave=False):
         first = number % len(names)
@@ -26,8 +26,8 @@ def take_turns(contenders: dict[str, Callable[[], object]], rounds: int, device:
 
 
 def print_table(seconds: Seconds, work: float, unit: str, reference: str, more: dict[str, str] | None = None) -> None:
-    """A line for each contender: its median time, how much `work` a second that is, and its speed over the reference's:
-    the median of the ratios in each round, and between brackets their quartiles.
+    """Print a line for each contender: its median time, `work` per second at that, and its speed relative to the
+    reference: the median of the rounds' ratios and, in brackets, their quartiles.
 
     Args:
         seconds: From `take_turns`.

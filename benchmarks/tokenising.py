@@ -1,4 +1,4 @@
-"""Tokenising a large text with all cores, against one call of tiktoken after the other.
+"""Tokenising a large text on all cores, compared with one call of tiktoken after another.
 
     python -m benchmarks.tokenising --text enwik8                      a file, or anything --data.corpus takes
     python -m benchmarks.tokenising --text notes.txt --megabytes 100   repeated to that size
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def repeat(spec: str, size: int, path: Path) -> int:
-    """Write a corpus to a file, again and again until it has `size` bytes; returns how many it has."""
+    """Write a corpus to a file, repeated and cut to `size` bytes; return that size."""
     content = b"".join(block for _, block in read_corpus(find_corpus(spec, path.parent)))
     with path.open("wb") as file:
         while (left := size - file.tell()) > 0:
@@ -59,14 +59,14 @@ def repeat(spec: str, size: int, path: Path) -> int:
 
 
 def all_cores(text: Path, tokenizer: str, work: Path, meter: Meter) -> None:
-    """As a run prepares its corpus."""
+    """Tokenise as a run prepares its corpus."""
     encoding = load_tokenizer(tokenizer)
     meter.begin()
     prepare_token_files(find_corpus(str(text), work), encoding, work)
 
 
 def one_thread(text: Path, tokenizer: str, work: Path, meter: Meter) -> None:
-    """The text in lines, a megabyte a call, into one array on disk."""
+    """Tokenise the text in pieces of lines, a megabyte a call, into one array on the disk."""
     encoding = load_tokenizer(tokenizer)
     meter.begin()
     with work.open("wb") as file:

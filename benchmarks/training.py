@@ -1,10 +1,10 @@
-"""One training step (forward, loss, backward, clipping, AdamW), ours, nanoGPT's and that of transformers, in turns.
+"""A training step (forward, loss, backward, clipping, AdamW) of ours, of nanoGPT and of transformers, in turns.
 
     python -m benchmarks.training --nanogpt ../nanoGPT --transformers
     python -m benchmarks.training --nanogpt ../nanoGPT --n_layer 12 --n_head 12 --d_model 768 --vocab 50257 --batch 2
     python -m benchmarks.training --precision 32-true bf16-mixed --compile both
 
-Without a peer it compares precisions. On a GPU it prints MFU and the memory that each needs, too.
+Without a peer it compares precisions. On a GPU it also prints the memory that each needs.
 """
 
 import argparse
@@ -80,14 +80,14 @@ def main() -> None:
 def networks(config: GPTConfig, nanogpt: Path | None, transformers: bool) -> dict[str, tuple[nn.Module, Loss]]:
     """Each contender's network, with random weights, and its mean loss of (inputs, targets)."""
     ours = GPT(config)
-    found = {"gpt_lightning": (ours, lambda x, y: next_token_loss(ours, x, y))}
+    contenders = {"gpt_lightning": (ours, lambda x, y: next_token_loss(ours, x, y))}
     if nanogpt is not None:
         theirs = peers.nanogpt_network(nanogpt, config)
-        found["nanoGPT"] = (theirs, lambda x, y: theirs(x, y)[1])
+        contenders["nanoGPT"] = (theirs, lambda x, y: theirs(x, y)[1])
     if transformers:
         network = peers.huggingface_network(config)
-        found["transformers"] = (network, lambda x, y: peers.huggingface_loss(network, x, y))
-    return found
+        contenders["transformers"] = (network, lambda x, y: peers.huggingface_loss(network, x, y))
+    return contenders
 
 
 def training_step(
@@ -120,15 +120,15 @@ def training_step(
     return step
 
 
-@functools.cache  # a CPU's is measured: once, so that shares of it can be compared
+@functools.cache  # a CPU's peak is measured once, so that shares of it compare
 def peak_flops(device: torch.device, dtype: torch.dtype | None) -> float:
-    """Of a GPU, what its maker says; of a CPU, what a float32 matrix product reaches."""
+    """A GPU's peak by its maker; a CPU's as a float32 matrix product reaches it."""
     known = get_available_flops(device, dtype or torch.float32) if device.type == "cuda" else None
     return known or measured_peak_flops(device)
 
 
 def peak_memory(step: Callable[[], float], device: str) -> str:
-    """What a step takes on a GPU beyond what others hold there, in words."""
+    """In words, the memory that a step takes on a GPU beyond weights and optimiser; empty on a CPU."""
     if device != "cuda":
         return ""
     step()  # compiles, and makes the optimiser's state

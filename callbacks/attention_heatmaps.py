@@ -1,21 +1,23 @@
-"""Pictures of the attention weights at validation, to TensorBoard's image tab."""
+"""Pictures of attention weights at validation, for TensorBoard's image tab."""
 
 import lightning as L
 
 from callbacks.depth_scan import DepthScan
 from callbacks.tensorboard import TensorBoardCallback, add_picture
 from gpt_lightning.data.token_label import token_label
-from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.draw.galleries import NOTE_TITLE, attention_gallery, head_gallery, panels_of_note
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import attention_maps, depth_scan
+from gpt_lightning.ranges import LARGEST_INT, NonNegativeInt, PositiveInt, check_arguments, number_type
+
+AtLeastTwo = number_type("AtLeastTwo", int, "at least 2", (">=", 2), ("<=", LARGEST_INT))
 
 
 class AttentionHeatmaps(TensorBoardCallback):
-    """Write `attention/layer_LL`: every head's attention over the beginning of one fixed validation sequence; and
-    `attention/heads_of_note`: the heads that stand out, and one of every other kind.
+    """Write `attention/layer_LL`, every head's attention over the beginning of one fixed validation sequence, and
+    `attention/heads_of_note`, the heads that stand out and one of every other kind.
 
-    The verdicts in the titles are those of the run's depth scan at this step or, without one, of a scan of its own.
+    The verdicts in the titles come from the run's depth scan at this step or, without one, from a scan of its own.
 
     Args:
         max_tokens: Tokens to show; up to 48 the axes carry each token's text.
@@ -23,17 +25,14 @@ class AttentionHeatmaps(TensorBoardCallback):
         every_n_validations: Write at every n-th validation; 0 never.
     """
 
-    def __init__(self, max_tokens: int = 48, n_sequences: int = 8, every_n_validations: int = 1) -> None:
-        if max_tokens < 2 or n_sequences < 1:
-            raise UserError(
-                f"attention_heatmaps: max_tokens is {max_tokens} and n_sequences {n_sequences}, but a picture needs at "
-                "least 2 tokens and 1 sequence."
-            )
+    def __init__(
+        self, max_tokens: AtLeastTwo = 48, n_sequences: PositiveInt = 8, every_n_validations: NonNegativeInt = 1
+    ) -> None:
+        check_arguments(AttentionHeatmaps.__init__, locals(), "attention_heatmaps")
         super().__init__(every_n_validations)
         self.max_tokens, self.n_sequences = max_tokens, n_sequences
 
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Draw every layer of the network as it is now."""
         data, writer = trainer.datamodule, trainer.logger.experiment
         sequences = data.validation_sequences(self.n_sequences)
         maps = attention_maps(pl_module.model, sequences[0], self.max_tokens)
@@ -48,7 +47,5 @@ class AttentionHeatmaps(TensorBoardCallback):
 
 def latest_scan(trainer: L.Trainer) -> DepthScanResult | None:
     """The run's depth scan at this very step, if there was one."""
-    for callback in trainer.callbacks:
-        if isinstance(callback, DepthScan) and callback.result and callback.result.step == trainer.global_step:
-            return callback.result
-    return None
+    scans = (callback.result for callback in trainer.callbacks if isinstance(callback, DepthScan))
+    return next((scan for scan in scans if scan and scan.step == trainer.global_step), None)

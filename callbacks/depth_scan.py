@@ -1,7 +1,7 @@
-"""The depth scan at validation: what every layer and head does, to TensorBoard, and what follows from an alarm."""
+"""The depth scan at validation: write what every layer and head does to TensorBoard, and act on alarms."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import lightning as L
 import torch
@@ -18,10 +18,13 @@ from gpt_lightning.interpret.metrics import METRICS, PICTURED
 from gpt_lightning.interpret.result import DepthScanResult
 from gpt_lightning.interpret.scan import depth_scan
 from gpt_lightning.interpret.write.tables import verdict_table, worst_of
+from gpt_lightning.ranges import NonNegativeInt, PositiveInt, check_arguments
+
+OnAlarm = Literal["warn", "checkpoint", "stop"]
 
 
 def _charts(kind: str, curve: str) -> dict[str, list]:
-    """A chart for each metric that wants one of this kind, showing the curves of that name."""
+    """A chart of the curves with that name for each metric that has charts of this kind."""
     return {name: ["Multiline", [f"depth_scan/{name}/{curve}"]] for name, row in METRICS.items() if kind in row.charts}
 
 
@@ -36,42 +39,39 @@ LAYOUT = {  # of TensorBoard's Custom Scalars
 
 
 class DepthScan(ValidationCallback):
-    """Scan a few fixed validation sequences and write to TensorBoard `depth_scan/<metric>/layer_LL` (mean over heads)
-    and `/worst` as scalars, `/heads` as histograms, `depth_scan/<metric>` (layer × head) and
-    `depth_scan/entropy_over_time` as images, `depth_scan/verdicts` as text, and the number of alarms.
+    """Scan a few fixed validation sequences. TensorBoard gets, as scalars, `depth_scan/<metric>/layer_LL` (mean over
+    heads), `/worst` and the number of alarms; `/heads` as histograms; `depth_scan/<metric>` (layer × head) and
+    `depth_scan/entropy_over_time` as images; `depth_scan/verdicts` as text.
 
-    It hooks into the network only while it scans; training steps cost the same with it as without.
+    The network is hooked only during a scan, so that training steps cost nothing extra.
 
     Args:
         n_sequences: Validation sequences to scan, always the same ones.
         every_n_validations: Scan at every n-th validation; 0 never.
-        on_alarm: When a layer's alarm is confirmed by a second scan: "warn" prints it, "checkpoint" also keeps the
+        on_alarm: What to do when a second scan confirms a layer's alarm: "warn" prints it, "checkpoint" also keeps the
             state in checkpoints/alarm-step=N.ckpt, "stop" also ends training.
     """
 
     def __init__(
-        self,
-        n_sequences: int = 8,
-        every_n_validations: int = 1,
-        on_alarm: Literal["warn", "checkpoint", "stop"] = "warn",
+        self, n_sequences: PositiveInt = 8, every_n_validations: NonNegativeInt = 1, on_alarm: OnAlarm = "warn"
     ) -> None:
-        if n_sequences < 1:
-            raise UserError(f"depth_scan.n_sequences is {n_sequences} but must be at least 1.")
-        if on_alarm not in ("warn", "checkpoint", "stop"):
+        check_arguments(DepthScan.__init__, locals(), "depth_scan")
+        if on_alarm not in get_args(OnAlarm):
             raise UserError(f"depth_scan.on_alarm is {on_alarm!r} but must be warn, checkpoint or stop.")
         super().__init__(every_n_validations)
         self.n_sequences, self.on_alarm = n_sequences, on_alarm
         self.history: list[dict] = []  # DepthScanResult.record of every scan so far
         self.result: DepthScanResult | None = None  # the last scan
         self.stopped_by: str | None = None  # the alarm that ended training
-        self._announced: list[list] = []  # [kind, layer] of the alarms that were spoken of and still hold
-        self._raised: list[list] = []  # and of all that ever were
+        self._announced: list[list] = []  # [kind, layer] of the alarms that hold and have been printed
+        self._raised: list[list] = []  # [kind, layer] of all alarms so far
         self._new_alarms: list[Alarm] = []
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Scan the network as it is now, keep what later scans need of it, and write everything."""
+        """Scan the network as it is now, keep what later scans need to know, and write everything."""
         data = trainer.datamodule
-        self.history = [scan for scan in self.history if scan["step"] < trainer.global_step]  # a look may come again
+        # A look may be repeated after a resume.
+        self.history = [scan for scan in self.history if scan["step"] < trainer.global_step]
         self.result = depth_scan(
             pl_module.model,
             data.validation_sequences(self.n_sequences),
@@ -83,7 +83,7 @@ class DepthScan(ValidationCallback):
         confirmed = [alarm for alarm in self.result.alarms if alarm.confirmed]
         self._new_alarms = [alarm for alarm in confirmed if [alarm.kind, alarm.layer] not in self._announced]
         self._announced = [[alarm.kind, alarm.layer] for alarm in confirmed]
-        self._raised += [place for place in self._announced if place not in self._raised]
+        self._raised += [alarm for alarm in self._announced if alarm not in self._raised]
         writer = tensorboard(trainer)
         if writer is not None:
             write_scalars(writer, self.result, step)
@@ -94,7 +94,7 @@ class DepthScan(ValidationCallback):
                 writer.add_custom_scalars(LAYOUT)
 
     def act(self, trainer: L.Trainer) -> None:
-        """Say what is newly wrong; save or stop if asked to, on every rank at once."""
+        """Print new alarms; on every rank at once, save or stop if asked to."""
         alarms = trainer.strategy.broadcast(self._new_alarms)
         if not alarms:
             return
@@ -108,22 +108,18 @@ class DepthScan(ValidationCallback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict:
-        """The scans so far, so that a resumed run goes on from them and analyze.py can look back."""
-        return super().state_dict() | {
-            "history": self.history,
-            "announced": self._announced,
-            "raised": self._raised,
-        }
+        """The scans so far, for a resumed run to go on from and for analyze.py to look back on."""
+        own = {"history": self.history, "announced": self._announced, "raised": self._raised}
+        return super().state_dict() | own
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Go on from the scans of a checkpoint."""
         super().load_state_dict(state_dict)
         self.history, self._announced = state_dict["history"], state_dict["announced"]
         self._raised = state_dict["raised"]
 
 
 def write_scalars(writer: SummaryWriter, result: DepthScanResult, step: int) -> None:
-    """For each metric a curve per layer, one for the worst head, and a histogram over all heads; and the alarms."""
+    """Write, for each metric, a curve per layer, one of the worst value and a histogram over heads; and the alarms."""
     layer_values = {name: result.heads[name].mean(1) for name in PICTURED} | result.layers
     for name, values in layer_values.items():
         for layer, value in enumerate(values.tolist()):
@@ -132,7 +128,7 @@ def write_scalars(writer: SummaryWriter, result: DepthScanResult, step: int) -> 
     for name in PICTURED:
         finite = result.heads[name][result.heads[name].isfinite()]
         if len(finite):
-            # Not the name of the picture: of two kinds under one name TensorBoard shows only the first.
+            # Not under the picture's name: of two kinds of data with one name TensorBoard shows only the first.
             writer.add_histogram(f"depth_scan/{name}/heads", finite, step)
     confirmed = sum(alarm.confirmed for alarm in result.alarms)
     writer.add_scalar("depth_scan/alarms", confirmed, step)
@@ -142,7 +138,7 @@ def write_scalars(writer: SummaryWriter, result: DepthScanResult, step: int) -> 
 def write_pictures(
     writer: SummaryWriter, result: DepthScanResult, history: list[dict], step: int, frames: Frames
 ) -> None:
-    """A matrix per metric, and the layers' entropy so far."""
+    """Write a matrix per metric, and the layers' entropy over time."""
     for name in PICTURED:
         add_picture(writer, f"depth_scan/{name}", head_matrix(result, name, frames), step)
     steps = [scan["step"] for scan in history]

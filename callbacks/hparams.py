@@ -1,4 +1,4 @@
-"""TensorBoard's HParams tab: what a run was given, beside its loss and its number of alarms."""
+"""TensorBoard's HParams tab: a run's options, beside its loss and its number of alarms."""
 
 from typing import Any
 
@@ -7,15 +7,14 @@ from torch.utils.tensorboard.summary import hparams
 
 from callbacks.tensorboard import tensorboard
 
-# Curves that the run writes anyway. The tab shows their last value: the present one, and in the end the final one.
+# Curves that the run writes anyway; the tab shows their latest values.
 METRICS = ("val/loss", "val/bits_per_byte", "depth_scan/alarms_raised")
 
 
 class HyperParameters(L.Callback):
-    """Write the options of the network, the optimiser and the data for TensorBoard to compare runs by."""
+    """Write the options of the network, the optimiser and the data, by which TensorBoard compares runs."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write them, once."""
         writer = tensorboard(trainer)
         if writer is None:
             return
@@ -24,12 +23,12 @@ class HyperParameters(L.Callback):
         values["trainer.gradient_clip_val"] = trainer.gradient_clip_val or 0.0
         values["trainer.precision"] = str(trainer.precision)
         values["trainer.max_steps"] = trainer.max_steps
-        for summary in hparams(values, dict.fromkeys(METRICS, 0.0)):  # the zeros only say that they are numbers
+        for summary in hparams(values, dict.fromkeys(METRICS, 0.0)):  # the zeros only declare numbers
             writer.file_writer.add_summary(summary)
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested options as `gpt.n_layer`, in types that TensorBoard knows."""
+    """Nested options under dotted names such as `gpt.n_layer`, as types that TensorBoard knows."""
     leaves = {}
     for name, value in values.items():
         if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""Everything private to Lightning that this project touches, as of lightning 2.6.6, and why there is no public way.
+"""Every private name of Lightning's that this project touches, as of lightning 2.6.6, and why there is no public way.
 
-tests/callbacks/test_lightning_private.py tries each by itself, and so says which one broke when Lightning moves.
+tests/callbacks/test_lightning_private.py tries each by itself, to show which one a new version of Lightning breaks.
 """
 
 from typing import Any
@@ -10,47 +10,47 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, throughput_monitor
 from lightning.pytorch.cli import LightningCLI
 
-Counters = dict[str, dict[str, int]]  # Lightning's progress trackers: total and current, each by ready, started, …
+Counters = dict[str, dict[str, int]]  # a progress tracker of Lightning's: total and current, each by ready, started, …
 
-# Methods of Lightning's that our subclasses override or call: LightningCLI has a public hook for none of them.
+# Methods that our subclasses override or call; LightningCLI has no public hooks for them.
 OVERRIDDEN = {LightningCLI: ("_set_seed", "_parse_ckpt_path", "_prepare_subcommand_kwargs", "_run_subcommand", "_get")}
 
 
-# ---- where the training loop is
+# ---- the training loop
 
 
 def is_validation_next(trainer: L.Trainer) -> bool:
     """Whether a validation follows the latest batch. That depends on intervals in batches, epochs and seconds, on early
-    stopping and more, and Lightning looks only after the callbacks' hooks."""
+    stopping and more, and Lightning decides only after the callbacks' hooks."""
     loop = trainer.fit_loop
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 def tensorboard_step(trainer: L.Trainer) -> int:
-    """Lightning's x-axis for loggers: the number of the last optimiser step, from 0. `global_step` is one ahead, but
-    not inside an accumulation window."""
+    """The x-axis of Lightning's loggers: the number of the last optimiser step, from 0. `global_step` is one ahead,
+    except inside an accumulation window."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def log_latest_batch(trainer: L.Trainer) -> None:
-    """Hand the latest batch's figures to the loggers, when an exception has kept the loop from doing so."""
+    """Hand the latest batch's figures to the loggers, after an exception kept the loop from doing so."""
     trainer._logger_connector.on_batch_end()
     trainer._logger_connector.update_train_step_metrics()
 
 
 def is_restoring_checkpoint(trainer: L.Trainer) -> bool:
-    """Whether the trainer is taking up the state of a checkpoint just now: what goes wrong is the checkpoint's fault.
-    No hook marks the end of that."""
+    """Whether the trainer is restoring a checkpoint, so that an error is the checkpoint's fault. No hook marks the end
+    of that."""
     return bool(trainer._checkpoint_connector._loaded_checkpoint)
 
 
-def as_after_a_batch(fit_loop: dict[str, Any], epoch: int, global_step: int, accumulating: bool) -> None:
-    """Rewrite a fit loop's state as `on_train_batch_end` of its last complete batch has it. Lightning documents neither
-    its keys nor what a resume makes of them.
+def set_to_batch_end(fit_loop: dict[str, Any], epoch: int, global_step: int, accumulating: bool) -> None:
+    """Rewrite a fit loop's state to what it is in `on_train_batch_end` of the last complete batch. Lightning documents
+    neither the keys nor how a resume reads them.
 
     Args:
         fit_loop: `checkpoint["loops"]["fit_loop"]`, changed in place.
-        epoch: Of that batch, from 0. Lightning's own count is too low in a run that went on after it had ended.
+        epoch: Of that batch, from 0. Lightning's own count is too low in a run that was extended after its end.
         global_step: Optimiser steps taken.
         accumulating: Whether that batch was not the last of an optimiser step.
     """
@@ -58,7 +58,7 @@ def as_after_a_batch(fit_loop: dict[str, Any], epoch: int, global_step: int, acc
     for counters in (batches["total"], batches["current"]):
         for stage in ("ready", "started"):
             counters[stage] = counters["processed"]
-        counters["completed"] = counters["processed"] - 1  # Lightning counts it when it resumes
+        counters["completed"] = counters["processed"] - 1  # Lightning counts the batch when it resumes
     epochs: Counters = fit_loop["epoch_progress"]
     for counters in (epochs["total"], epochs["current"]):
         counters["ready"] = counters["started"] = epoch + 1
@@ -67,16 +67,15 @@ def as_after_a_batch(fit_loop: dict[str, Any], epoch: int, global_step: int, acc
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = global_step - (not accumulating)
 
 
-# ---- ModelCheckpoint: it has public hooks, which save at times of their own, and no method that saves now
+# ---- ModelCheckpoint: its public hooks save at times of their own; no public method saves now
 
 
 def may_save(checkpoint: ModelCheckpoint, trainer: L.Trainer) -> bool:
-    """Whether this is a fit, and its latest step is not saved yet."""
+    """Whether this is a fit whose latest step is not saved yet."""
     return not checkpoint._should_skip_saving_checkpoint(trainer)
 
 
 def save(checkpoint: ModelCheckpoint, trainer: L.Trainer) -> None:
-    """Save now."""
     checkpoint._save_topk_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
 
 
@@ -86,7 +85,7 @@ def save_after_validation(checkpoint: ModelCheckpoint) -> None:
 
 
 def mark_saved(checkpoint: ModelCheckpoint, step: int) -> None:
-    """Take the state after an optimiser step as saved."""
+    """Count the state after an optimiser step as saved."""
     checkpoint._last_global_step_saved = step
 
 
@@ -94,5 +93,5 @@ def mark_saved(checkpoint: ModelCheckpoint, step: int) -> None:
 
 
 def compute_dtype(trainer: L.Trainer) -> torch.dtype:
-    """The type that matrix products are computed in; precision plugins tell it to ThroughputMonitor alone."""
+    """The type in which matrix products are computed. Lightning keeps this table for its ThroughputMonitor alone."""
     return throughput_monitor._plugin_to_compute_dtype(trainer.precision_plugin)

@@ -10,10 +10,9 @@ from tqdm import tqdm
 
 class StepProgressBar(ProgressBar):
     """A tqdm bar over optimiser steps (Lightning's own counts batches per epoch), and a line of figures after each
-    validation. Where the output is no terminal, only the lines are printed.
+    validation. If the output is not a terminal, only the lines are printed.
 
-    It is refreshed when figures are logged, every `log_every_n_steps` steps: refreshing at each step costs
-    milliseconds.
+    The bar is refreshed when figures are logged, every `log_every_n_steps` steps: a refresh takes milliseconds.
     """
 
     def __init__(self) -> None:
@@ -23,11 +22,10 @@ class StepProgressBar(ProgressBar):
         self._evaluation: tqdm | None = None
 
     def disable(self) -> None:
-        """Show nothing; Lightning calls this on all ranks but zero."""
+        """Show nothing; Lightning calls this on every rank but zero."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Show the bars."""
         self._enabled = True
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
@@ -36,7 +34,7 @@ class StepProgressBar(ProgressBar):
             tqdm.write(sep.join(map(str, args)))
 
     def _bar(self, **kwargs: Any) -> tqdm:
-        # disable=None: tqdm shows nothing where the output is no terminal.
+        # disable=None: tqdm shows nothing if the output is not a terminal.
         return tqdm(disable=None if self._enabled else True, dynamic_ncols=True, **kwargs)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -88,13 +86,12 @@ class StepProgressBar(ProgressBar):
 
     on_test_batch_end = on_validation_batch_end
 
-    def on_test_end(self, *_: Any) -> None:
-        self._end_evaluation()
+    def _start_evaluation(self, name: str, batches: float) -> None:
+        self._evaluation = self._bar(desc=name, total=batches, unit="batch", leave=False)
 
-    def _start_evaluation(self, what: str, batches: float) -> None:
-        self._evaluation = self._bar(desc=what, total=batches, unit="batch", leave=False)
-
-    def _end_evaluation(self) -> None:
+    def _end_evaluation(self, *_: Any) -> None:
         if self._evaluation is not None:
             self._evaluation.close()
             self._evaluation = None
+
+    on_test_end = _end_evaluation

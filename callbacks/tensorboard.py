@@ -1,4 +1,4 @@
-"""Where callbacks write: TensorBoard's writer, if the run has one, and pictures in its own format."""
+"""Where callbacks write: TensorBoard's writer, if the run has one, and pictures in TensorBoard's format."""
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -11,26 +11,25 @@ from gpt_lightning.interpret.draw.canvas import to_png
 
 
 class TensorBoardCallback(ValidationCallback):
-    """Base of the callbacks that have nothing to do without TensorBoard: calls `write`."""
+    """Base of the callbacks that have nothing to do without TensorBoard: calls `write` at a look."""
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Write, if there is a TensorBoard to write to."""
         if tensorboard(trainer) is not None:
             self.write(trainer, pl_module, step)
 
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """As `look`, with `trainer.logger.experiment` a TensorBoard writer."""
+        """Look, with a TensorBoard writer as `trainer.logger.experiment`."""
         raise NotImplementedError
 
 
 def tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
-    """TensorBoard's writer, if the run has one: on rank zero alone, elsewhere Lightning hands out a dummy."""
+    """TensorBoard's writer, if the run has one; on rank zero only, since Lightning gives other ranks a dummy."""
     writes = trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger)
     return trainer.logger.experiment if writes else None
 
 
 def add_picture(writer: SummaryWriter, tag: str, picture: Drawn, step: int) -> None:
-    """Like `writer.add_image`, which spends longer on compressing a picture than the picture took to draw."""
-    height, width, channels = picture.pixels.shape  # TensorBoard's number for a kind of pixels is that of its channels
+    """Like `writer.add_image`, which takes longer to compress a picture than it took to draw."""
+    height, width, channels = picture.pixels.shape  # TensorBoard's code of a colour space is its number of channels
     image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=to_png(picture))
     writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

@@ -1,4 +1,4 @@
-"""At validation, a text that the network writes, for TensorBoard's text tab."""
+"""A sample of the network's text at validation, for TensorBoard's text tab."""
 
 import lightning as L
 import tiktoken
@@ -18,7 +18,7 @@ class TextSamples(TensorBoardCallback):
 
     Args:
         prompt: Text to continue.
-        max_new_tokens: Length of the continuation; cut to what the context holds.
+        max_new_tokens: Length of the continuation; cut to fit the context.
         temperature: 0 takes the likeliest token, 1 samples as trained.
         every_n_validations: Write at every n-th validation; 0 never.
     """
@@ -33,25 +33,22 @@ class TextSamples(TensorBoardCallback):
         check_arguments(TextSamples.__init__, locals(), "text_samples")
         super().__init__(every_n_validations)
         if not is_utf8(prompt):
-            raise UserError(
-                "text_samples.prompt holds bytes that are not UTF-8: the run's config.yaml can't store them."
-            )
+            raise UserError("text_samples.prompt holds bytes that are not UTF-8, which config.yaml can't store.")
         self.prompt, self.max_new_tokens, self.temperature = prompt, max_new_tokens, temperature
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Try the prompt now: one that can't be used should end the run at once, not at the first validation."""
+        """Try the prompt now, so that an unusable one ends the run at once, not at the first validation."""
         if self.every_n_validations:
             sample(pl_module.model, trainer.datamodule.encoding, self.prompt, 1, self.temperature)
 
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Sample and write, as preformatted Markdown."""
         text = sample(pl_module.model, trainer.datamodule.encoding, self.prompt, self.max_new_tokens, self.temperature)
-        preformatted = "\n".join("    " + line for line in text.splitlines())
+        preformatted = "\n".join("    " + line for line in text.splitlines())  # in Markdown
         trainer.logger.experiment.add_text("samples", preformatted, step)
 
 
 def sample(gpt: GPT, encoding: tiktoken.Encoding, prompt: str, max_new_tokens: int, temperature: float) -> str:
-    """The prompt and its continuation, as long as the context allows."""
+    """The prompt and its continuation, which is cut to fit the context."""
     room = gpt.config.context_length - len(prompt.encode())  # a token is at least one byte
     was_training = gpt.training
     gpt.eval()

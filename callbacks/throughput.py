@@ -14,11 +14,10 @@ PEAK_MATRIX_SIZE = 1024  # large enough to reach a CPU's peak, small enough for 
 
 
 class Throughput(L.Callback):
-    """Log `train/tokens_per_second` (all devices together) and `train/mfu`, averaged since the last time they were
-    logged.
+    """Log `train/tokens_per_second` (all devices together) and `train/mfu`, averaged since they were last logged.
 
-    MFU (model FLOPs utilisation) is the share of the device's peak that the network's own arithmetic uses. The peak is
-    Lightning's table for known GPUs; elsewhere it is measured once, with a matrix product in float32.
+    MFU (model FLOPs utilisation) is the share of the device's peak that the network's own arithmetic uses. For GPUs in
+    Lightning's table the peak is taken from there; otherwise it is measured once, with a matrix product in float32.
 
     Lightning's ThroughputMonitor synchronises CUDA after every batch; this callback measures only when the figures are
     due, and leaves out the time that validation, its callbacks and checkpoints take.
@@ -27,7 +26,7 @@ class Throughput(L.Callback):
     def __init__(self) -> None:
         self.available_flops: float | None = None  # of this device, per second
         self._batches = 0  # since the last logged step
-        self._since: float | None = None  # when that was, in seconds, moved on by the pauses after it
+        self._since: float | None = None  # when that was, in seconds, plus the pauses since
         self._paused_at: float | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -38,12 +37,12 @@ class Throughput(L.Callback):
 
     @rank_zero_only
     def on_train_start(self, *_: Any) -> None:
-        """Begin anew: the first logged step has none before it."""
+        """Begin anew: no logged step precedes the first."""
         self._batches, self._since = 0, None
 
     @rank_zero_only
     def on_train_batch_start(self, *_: Any) -> None:
-        """Go on counting time after a pause."""
+        """Resume the clock after a pause."""
         if self._paused_at is not None and self._since is not None:
             self._since += time.perf_counter() - self._paused_at
         self._paused_at = None
@@ -69,18 +68,15 @@ class Throughput(L.Callback):
         self._batches, self._since = 0, now
 
     @rank_zero_only
-    def on_validation_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Stop counting time until training goes on."""
-        if not trainer.sanity_checking:
-            self._paused_at = self._paused_at or time.perf_counter()
-
-    def on_save_checkpoint(self, *_: Any) -> None:
-        """Stop counting time, as for a validation."""
+    def on_validation_start(self, *_: Any) -> None:
+        """Stop the clock until training goes on."""
         self._paused_at = self._paused_at or time.perf_counter()
+
+    on_save_checkpoint = on_validation_start
 
 
 def measured_peak_flops(device: torch.device) -> float:
-    """Floating-point operations per second of the best of a few float32 matrix products on `device`."""
+    """Floating-point operations per second of the fastest of a few float32 matrix products on `device`."""
     a = torch.randn(PEAK_MATRIX_SIZE, PEAK_MATRIX_SIZE, device=device)
     seconds = []
     for _ in range(5):

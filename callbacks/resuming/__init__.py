@@ -1,1 +1,1 @@
-"""How a run stops, however it does, and how it goes on exactly where it was."""
+"""How a run ends, for whatever reason, and resumes exactly where it was."""

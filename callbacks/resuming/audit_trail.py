@@ -1,4 +1,4 @@
-"""What a run saw and computed, batch by batch, for `train.py audit` to compare."""
+"""A record of what a run saw and computed, batch by batch, for `train.py audit` to compare."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class AuditTrail(L.Callback):
-    """Write a line per batch, with its number, a checksum of its tokens, and its loss; then stop as on SIGTERM.
+    """Write each batch's number, loss and checksum of its tokens as a line; at step `stop_at`, stop as on SIGTERM.
 
     Args:
         directory: Where to write `rank_R.jsonl`.

@@ -1,4 +1,4 @@
-"""A run's checkpoints, `last.ckpt` to resume from and `best.ckpt` to use: Lightning's ModelCheckpoint, twice."""
+"""A run's checkpoints: `last.ckpt` to resume from and `best.ckpt` to use. Both are Lightning's ModelCheckpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from gpt_lightning.ranges import PositiveInt, check_arguments
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keep the newest state in `checkpoints/last.ckpt`, to resume from; the one before it is kept beside it.
+    """Keep the newest state in `checkpoints/last.ckpt`, to resume from, and the one before it beside it.
 
     Args:
         every_n_train_steps: Optimiser steps between two saves; a killed run loses at most this many.
@@ -34,12 +34,12 @@ class LastCheckpoint(ModelCheckpoint):
         )
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Do not save again the state that a run goes on from, unless a validation that was due in it is run now."""
+        """Don't save the state again that the run resumes from, unless a validation is still due in it."""
         if not checkpoint.get(VALIDATION_DUE):
             mark_saved(self, checkpoint["global_step"])
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Save at every n-th step; where a validation follows, after that, so that none is lost or seen twice."""
+        """Save at every n-th step; if a validation follows, save after it, so that none is lost or seen twice."""
         if trainer.global_step % self.every_n_train_steps == 0 and may_save(self, trainer):
             if is_validation_next(trainer):
                 save_after_validation(self)
@@ -47,7 +47,7 @@ class LastCheckpoint(ModelCheckpoint):
                 save(self, trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save where training can go on exactly: between two steps after a signal, else where the step began."""
+        """Save a state that resumes exactly: after a signal, the one between two steps; else where the step began."""
         # Only a signal brings every rank here; a rank alone would wait for the others for ever.
         alone = trainer.world_size > 1 and not isinstance(exception, Stopped)
         if alone or isinstance(exception, KeyboardInterrupt):
@@ -60,7 +60,7 @@ class LastCheckpoint(ModelCheckpoint):
             trainer.print(f"The state at step {trainer.global_step:,} could not be saved: {error}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save where training ended, whatever the interval."""
+        """Save the end of training, whatever the interval."""
         if may_save(self, trainer):
             save(self, trainer)
 
@@ -70,19 +70,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self) -> None:
         super().__init__(
-            filename="best",
-            monitor="val/loss",
-            every_n_epochs=1,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
+            filename="best", monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the best checkpoint also of a run that was moved or is named by another path: Lightning would forget
-        it, and replace it by the next."""
+        """Remember the best checkpoint even if the run was moved or is named by another path: Lightning would forget
+        it, and overwrite it with the next."""
         best = Path(self.dirpath) / Path(state_dict["best_model_path"]).name
         if state_dict["best_model_path"] and best.is_file():
-            models = {str(best): state_dict["best_model_score"]}
             here = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
-            state_dict = state_dict | here | {"best_k_models": models}
+            state_dict = state_dict | here | {"best_k_models": {str(best): state_dict["best_model_score"]}}
         super().load_state_dict(state_dict)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end training between two optimiser steps, on every rank at the same one, and nothing is lost."""
+"""Ctrl-C and SIGTERM end training between two optimiser steps, the same two on every rank, and nothing is lost."""
 
 import os
 import signal
@@ -25,10 +25,10 @@ class Stopped(Exception):
 
 
 class GracefulStop(L.Callback):
-    """On the first Ctrl-C or SIGTERM finish the step under way, then raise `Stopped`, upon which a checkpoint is saved;
-    on a second Ctrl-C give up at once.
+    """On the first Ctrl-C or SIGTERM, finish the current step, then raise `Stopped`, on which a checkpoint is saved;
+    on a second Ctrl-C, give up at once.
 
-    Lightning's own handler of SIGTERM stops each rank wherever it is when the signal arrives; with several ranks, some
+    Lightning's own SIGTERM handler stops each rank wherever it is when the signal arrives; with several ranks, some
     would wait for others that are gone.
     """
 
@@ -37,7 +37,6 @@ class GracefulStop(L.Callback):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """From here on, handle the signals."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._receive)
 
@@ -46,25 +45,24 @@ class GracefulStop(L.Callback):
         if number == signal.SIGINT and rank_zero_only.rank == 0:
             if again:
                 raise KeyboardInterrupt
-            # Not print, which a handler may interrupt.
+            # Not print: the signal may have interrupted a print, which can't be entered twice.
             os.write(2, b"\nCtrl-C: finishing this step, then saving. Once more to stop at once.\n")
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Between two optimiser steps, see whether any rank was asked to stop."""
+        """Between two optimiser steps, stop if any rank was asked to."""
         if batches_into_step(trainer) == 0:
             self._stop(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Do not wait for the end of a validation, unless there are several ranks: they agree only between steps."""
+        """Don't wait for the end of a validation, unless there are several ranks: they agree only between steps."""
         if self._handlers and trainer.world_size == 1:
             self._stop(trainer)
 
     def _stop(self, trainer: L.Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(bool(self._received), all=False):
-            number = signal.Signals(self._received or signal.SIGTERM)  # the latter if another rank was asked
+            number = signal.Signals(self._received or signal.SIGTERM)  # SIGTERM if another rank was asked
             raise Stopped("Ctrl-C" if number == signal.SIGINT else number.name, number)
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """Give the signals back to the handlers before."""
         while self._handlers:
             signal.signal(*self._handlers.popitem())

@@ -1,4 +1,4 @@
-"""What a process does when another of the same run is gone: it says so, and ends."""
+"""What a process does when another process of its run is gone: it says so and ends."""
 
 import os
 import sys
@@ -13,11 +13,10 @@ GRACE_SECONDS = 10.0
 
 
 class LostProcess(L.Callback):
-    """Say in one line that another process of the run is gone, and how to go on, as soon as that shows: a launcher may
-    kill this one before it comes to its end."""
+    """Say in one line that another process of the run is gone, and how to go on. This can't wait: a launcher may kill
+    this process before it ends by itself."""
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Say it, if that is what happened."""
         if lost_a_process(exception):
             message = (
                 f"Another of the {trainer.world_size} processes of this run ended, or no longer answers; what it last "
@@ -27,9 +26,9 @@ class LostProcess(L.Callback):
 
 
 def end_with_launcher() -> None:
-    """In a process that Lightning started: end soon after the process that started it, whatever this one is doing.
+    """Make a process that Lightning started end soon after the process that started it, whatever it is doing.
 
-    What the two compute together fails by itself then, with a better message. But while processes still look for each
+    Their joint computations then fail by themselves, with a better message. But while processes still look for each
     other (for up to 30 minutes), and over NCCL, one would go on waiting long after the other was killed.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0" or torch.distributed.is_torchelastic_launched():
@@ -49,6 +48,5 @@ def _wait_for_end_of(launcher: int) -> None:
 
 def lost_a_process(error: BaseException) -> bool:
     """Whether an error says that the processes of a run no longer reach each other."""
-    # Gloo raises plain RuntimeErrors.
-    from_gloo = any(words in str(error) for words in ("/gloo/", "Application timeout caused pair closure"))
-    return isinstance(error, torch.distributed.DistError) or from_gloo
+    gloo = ("/gloo/", "Application timeout caused pair closure")  # in the messages of its plain RuntimeErrors
+    return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in gloo)

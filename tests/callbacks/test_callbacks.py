@@ -1,4 +1,4 @@
-"""What the callbacks write: figures that agree with each other, and a rhythm that survives a resume."""
+"""What the callbacks write: consistent figures, at a rhythm that survives a resume."""
 
 import gc
 
@@ -12,6 +12,7 @@ import callbacks
 from callbacks.resuming.checkpoints import BestCheckpoint
 from callbacks.tensorboard import TensorBoardCallback
 from gpt_lightning.data.datamodule import TextDataModule
+from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.draw.cached_figures import MOST_FRAMES
 from gpt_lightning.module import GPTModule
 
@@ -34,7 +35,7 @@ def fit(config, corpus_file, tmp_path, extra, **options) -> L.Trainer:
 
 
 class Clock(L.Callback):
-    """A second passes with every batch, and a hundred with every validation."""
+    """A clock that advances a second with every batch, and a hundred with every validation."""
 
     seconds = 1
 
@@ -79,6 +80,23 @@ def test_never_means_never(tiny_config, corpus_file, tmp_path):
 
     trainer = fit(tiny_config, corpus_file, tmp_path, [Fail(every_n_validations=0)])
     assert trainer.global_step == 20
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: callbacks.DepthScan(0), "depth_scan.n_sequences: 0 is out of range: it must be at least 1."),
+        (
+            lambda: callbacks.AttentionHeatmaps(1),
+            "attention_heatmaps.max_tokens: 1 is out of range: it must be at least 2.",
+        ),
+        (lambda: TensorBoardCallback(-1), "TensorBoardCallback.every_n_validations: -1 is out of range"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_from_python_too(make, message):
+    with pytest.raises(UserError) as caught:
+        make()
+    assert str(caught.value).startswith(message)
 
 
 def test_a_resumed_scan_goes_on_with_its_history():

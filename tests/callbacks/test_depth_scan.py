@@ -1,4 +1,4 @@
-"""The depth scan during training: what it writes, remembers, and does when a layer dies under it."""
+"""The depth scan during training: what it writes, what it remembers, and what it does when a layer dies."""
 
 import re
 from pathlib import Path
@@ -128,7 +128,7 @@ def test_what_tensorboard_gets(corpus_file, tmp_path):
     layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
     assert charts["loss (nats per token)"] == ["train/loss", "val/loss"]
-    # Every pattern finds a curve that is there.
+    # Every pattern matches a curve that exists.
     for patterns in charts.values():
         for pattern in patterns:
             assert any(re.fullmatch(pattern, tag) for tag in tags["scalars"]), pattern
@@ -155,7 +155,7 @@ def test_heatmaps_without_a_scan_make_one(corpus_file, tmp_path):
 
 
 def test_an_alarm_stops_every_rank(corpus_file, tmp_path):
-    """Two processes: rank zero alone scans and writes, and both stop and save at the same step."""
+    """Of two processes, only rank zero scans and writes, but both stop and save at the same step."""
     options = ["--config", REPO / "configs/ddp.yaml", *TINY, "--trainer.devices=2", "--trainer.max_steps=200"]
     sick = ["--model.gpt.d_model=64", "--model.learning_rate=0.1", "--trainer.gradient_clip_val=0"]
     looks = ["--depth_scan.on_alarm=stop", "--attention_heatmaps.every_n_validations=0", f"--data.corpus={corpus_file}"]

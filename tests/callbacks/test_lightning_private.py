@@ -1,4 +1,4 @@
-"""What is private to Lightning, each by itself in a real run: the test that fails says what broke in a new version."""
+"""Each private name of Lightning's by itself, in a real run: the test that fails says what a new version broke."""
 
 import ast
 import importlib
@@ -33,11 +33,11 @@ class Linear(L.LightningModule):
 
 
 class Do(L.Callback):
-    """What a test does in hooks, given the trainer."""
+    """Run a test's functions, which take the trainer, in hooks."""
 
     def __init__(self, **hooks) -> None:
-        for hook, what in hooks.items():
-            setattr(self, hook, lambda trainer, *args, what=what, **_: what(trainer, *args))
+        for hook, act in hooks.items():
+            setattr(self, hook, lambda trainer, *args, act=act, **_: act(trainer, *args))
 
 
 def fit(*extra, ckpt_path=None, **options) -> L.Trainer:
@@ -56,7 +56,7 @@ def fit(*extra, ckpt_path=None, **options) -> L.Trainer:
 
 
 def at_each_batch(look, **options) -> list:
-    """What `look` sees after each batch."""
+    """What `look` returns after each batch."""
     seen = []
     fit(Do(on_train_batch_end=lambda trainer, *_: seen.append(look(trainer))), **options)
     return seen
@@ -72,7 +72,7 @@ def test_tensorboard_step():
 
 
 def test_is_accumulating():
-    """Not private, but in place of what is."""
+    """Ours, in place of a private one."""
     both = lambda trainer: (is_accumulating(trainer), trainer.fit_loop._should_accumulate())  # noqa: E731
     for batches in (BATCHES, BATCHES - 1):  # where an epoch ends inside an accumulation window, the optimiser steps
         seen = at_each_batch(both, limit_train_batches=batches)
@@ -80,7 +80,7 @@ def test_is_accumulating():
 
 
 def test_log_latest_batch(tmp_path):
-    """After an exception in the callbacks' hook, nothing else logs the batch."""
+    """After an exception in a callback's hook, nothing else logs the batch."""
 
     class Points(L.pytorch.loggers.Logger):
         name, version, steps = "points", 0, ()
@@ -118,8 +118,8 @@ def test_is_restoring_checkpoint(tmp_path):
     assert seen == {"on_load_checkpoint": True, "on_train_start": False}
 
 
-def test_as_after_a_batch(tmp_path):
-    """A state saved at the end of an epoch, of a validation or of training becomes that of the last batch."""
+def test_set_to_batch_end(tmp_path):
+    """A state saved at the end of an epoch, a validation or training becomes that of the last batch."""
     states = {}
 
     def save(name):
@@ -132,7 +132,7 @@ def test_as_after_a_batch(tmp_path):
     fit(Do(**{hook: save(hook) for hook in hooks}))
     of_batch = states["on_train_batch_end"]
     for state in states.values():
-        lightning_private.as_after_a_batch(state, epoch=0, global_step=3, accumulating=False)
+        lightning_private.set_to_batch_end(state, epoch=0, global_step=3, accumulating=False)
         for key in ("epoch_loop.batch_progress", "epoch_progress", "epoch_loop.state_dict"):
             assert state[key] == of_batch[key]
 
@@ -204,7 +204,7 @@ def test_every_function_has_a_test():
 
 
 def private_attributes(source: str, of_self: bool) -> set[str]:
-    """Names with a leading underscore that stand after `self.`, or after anything else."""
+    """Names with a leading underscore, after `self.` or else after anything else."""
     attributes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
     names = {node.attr for node in attributes if (ast.unparse(node.value) == "self") == of_self}
     return {name for name in names if name.startswith("_") and not name.startswith("__")}
@@ -212,7 +212,7 @@ def private_attributes(source: str, of_self: bool) -> set[str]:
 
 @pytest.mark.parametrize("path", sorted((REPO / "callbacks").rglob("*.py")), ids=lambda path: path.stem)
 def test_no_other_file_touches_what_is_private(path):
-    """Nor does a callback, by chance or to override it, have an attribute of the name of one of its parent's."""
+    """Nor does a callback, by chance or design, have a private attribute with the same name as its parent's."""
     if path.stem == "lightning_private":
         return
     source = path.read_text()

@@ -1,9 +1,9 @@
-"""Pictures whose frame stays and whose contents change: the frame is drawn once, each picture draws only the contents.
+"""Pictures whose frame stays while their contents change: the frame is drawn once, then only the contents.
 
 Axes, ticks and texts (0.1 ms a letter) cost ten times as much as what they surround, and a training run draws the same
-pictures at every validation. This is matplotlib's blitting: keep the pixels of the frame, restore them, draw on top.
+pictures at every validation. This is matplotlib's blitting: keep the frame's pixels, restore them, draw on top.
 
-A caller that draws again and again keeps frames of its own, in which nobody else draws: `kept_frames()`.
+A caller that draws repeatedly keeps frames of its own, in which nobody else draws: `kept_frames()`.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,22 +22,22 @@ Frames = Callable[..., Any]  # frames(make, *arguments) is what make(*arguments)
 
 
 def new_frame(make: Callable, *arguments: Any) -> Any:
-    """The Frames of a caller that draws once: every frame is made anew."""
+    """Frames for a caller that draws once: every frame is made anew."""
     return make(*arguments)
 
 
 def kept_frames() -> Frames:
-    """Frames of one owner: those used last are kept for the same arguments. Without their owner they all go."""
+    """Frames for one owner, who keeps those used last; they go when the owner does."""
     return lru_cache(MOST_FRAMES)(new_frame)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that is drawn already, so that the next one of its frame cannot change it.
+    """A finished picture, which the next one in its frame cannot change.
 
     Attributes:
         pixels: RGBA, (height, width, 4) uint8, a copy of its own.
-        figure: The frame's figure, to look into at once: the next picture changes it.
+        figure: The frame's figure, valid until the next picture.
     """
 
     pixels: np.ndarray
@@ -50,26 +50,26 @@ class Frame:
     Args:
         figure: Complete, with any contents.
         changing: The artists that change, and those that lie on top of them, such as the spines around an image.
-        seldom: Texts away from those, drawn again only when they say something else.
+        captions: Texts that touch none of these, redrawn only when they change.
     """
 
-    def __init__(self, figure: Figure, changing: Iterable[Artist], seldom: Iterable[Text] = ()) -> None:
+    def __init__(self, figure: Figure, changing: Iterable[Artist], captions: Iterable[Text] = ()) -> None:
         self.figure, self.canvas = figure, FigureCanvasAgg(figure)
-        self.changing, self.seldom = sorted(changing, key=lambda artist: artist.zorder), list(seldom)
-        for artist in self.changing + self.seldom:
+        self.changing, self.captions = sorted(changing, key=lambda artist: artist.zorder), list(captions)
+        for artist in self.changing + self.captions:
             artist.set_animated(True)  # leaves it out when the figure is drawn
         self.canvas.draw()
-        for artist in self.changing + self.seldom:
+        for artist in self.changing + self.captions:
             artist.set_animated(False)
         self.empty = self.canvas.copy_from_bbox(figure.bbox)
-        self.background, self.words = self.empty, None
+        self.background, self.words = self.empty, None  # with the captions, whose words these are
 
     def draw(self) -> Drawn:
-        """The frame around what the changing artists show now."""
-        words = [text.get_text() for text in self.seldom]
+        """The frame with what its artists show now."""
+        words = [text.get_text() for text in self.captions]
         if words != self.words:
             self.canvas.restore_region(self.empty)
-            self._add(self.seldom)
+            self._add(self.captions)
             self.background, self.words = self.canvas.copy_from_bbox(self.figure.bbox), words
         self.canvas.restore_region(self.background)
         self._add(self.changing)

@@ -1,4 +1,4 @@
-"""What every picture is drawn on: figures up to 1600 × 1200 pixels, axes at places in inches, scales, and PNG files.
+"""What all pictures share: figures up to 1600 × 1200 pixels, axes placed in inches, colour scales, PNG files.
 
 Only the object-oriented Figure, never pyplot: pyplot keeps every figure alive, and a callback draws thousands.
 """
@@ -25,7 +25,7 @@ Box = tuple[float, float, float, float]  # left, bottom, width, height in inches
 
 
 def add_axes(figure: Figure, box: Box) -> Axes:
-    """Axes at a place in inches. The places are known, so nothing needs to be drawn twice to lay it out."""
+    """Axes at a place in inches. Since all places are known, nothing is drawn twice for the sake of layout."""
     width, height = figure.get_size_inches()
     return figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
 
@@ -55,7 +55,7 @@ def add_heading(figure: Figure, text: str, size: float) -> None:
 
 
 def from_top(figure: Figure, inches: float) -> float:
-    """A height as matplotlib counts it, a share of the figure from its bottom."""
+    """A distance from the top as matplotlib counts it: a share of the figure's height, from the bottom."""
     return 1 - inches / figure.get_figheight()
 
 
@@ -65,7 +65,7 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def clip(value: float, low: float, high: float) -> float:
-    """The number between two others that is nearest to `value`."""
+    """The number from `low` to `high` nearest to `value`."""
     return min(max(value, low), high)
 
 
@@ -77,7 +77,7 @@ def to_array(values: Tensor) -> np.ndarray:
 def to_png(picture: Figure | Drawn) -> bytes:
     """The picture as a PNG file's bytes."""
     buffer = io.BytesIO()
-    # The lowest compression: a tenth of the time, for files a third larger.
+    # The lowest compression takes a tenth of the time; files are a third larger.
     imsave(buffer, pixels_of(picture), format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 

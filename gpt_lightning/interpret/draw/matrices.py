@@ -1,6 +1,6 @@
-"""Layer × head matrices of a depth scan, and layer × step: numbers in, pictures out.
+"""Pictures of depth scans: layer × head matrices, and layer × step.
 
-What is drawn at every validation can take its frame from those that the caller keeps, see cached_figures.py.
+What is drawn at every validation can reuse the caller's frames, see cached_figures.py.
 
 Shapes: L layers, H heads, S scans over time.
 """
@@ -58,7 +58,7 @@ def head_matrix(result: DepthScanResult, metric: str, frames: Frames = new_frame
 def matrix_frame(
     L: int, H: int, width: float, key_breaks: int, low: float, high: float, unit: str
 ) -> tuple[Frame, "Matrix"]:
-    """A matrix that fills a figure, above room for a key with so many line breaks; the key is the figure's text."""
+    """A figure with a matrix above room for a key, the figure's only text, of `key_breaks` + 1 lines."""
     height = clip(1.9 + 0.5 * L, 3.6, HEIGHT)
     figure = Figure((width, height), dpi=DPI)
     foot = write_key(figure, "\n" * key_breaks)
@@ -73,24 +73,24 @@ def overview(result: DepthScanResult) -> Figure:
     figure = Figure((WIDTH, clip(1.2 + rows * (1.2 + 0.3 * L), 7.3, HEIGHT)), dpi=DPI)
     step = "" if result.step is None else f"step {result.step}, "
     add_heading(figure, f"Depth scan: {step}{result.sequences} sequences of {result.tokens} tokens", 14)
-    key_height = add_key(figure, result.verdicts)
+    key_height = write_key(figure, key_of(result.verdicts, WIDTH))
     width, height = WIDTH / columns, (figure.get_figheight() - key_height - 0.35) / rows
     for i, metric in enumerate(PICTURED):
         box = (i % columns * width, key_height + (rows - 1 - i // columns) * height, width, height)
-        draw_matrix(figure, box, result, metric)
+        draw_matrix(figure, box, result, metric, metric_norm(metric, result))
     return figure
 
 
 def entropy_over_time(steps: Sequence[int], normalized_entropy_SL: Tensor, frames: Frames = new_frame) -> Drawn:
-    """Layer × step: the median normalised entropy of each layer's heads at each scan, the best picture of a collapse.
+    """Layer × step: the median normalised entropy of each layer's heads at each scan. Nothing shows a collapse better.
 
     Args:
         steps: Optimiser step of each scan.
         normalized_entropy_SL: (S, L), shares from 0 to 1; the medians over heads in a `DepthScanResult.record`.
-        frames: Those that the caller keeps.
+        frames: The caller's.
     """
     S, L = normalized_entropy_SL.shape
-    # Wider only at every tenth scan, so that a frame lasts for ten.
+    # Widened at every tenth scan only, so that a frame lasts for ten.
     frame, axes = frames(entropy_frame, clip(3 + 3 * math.ceil(S / 10), 6, WIDTH), L)
     axes.images[0].set(data=to_array(normalized_entropy_SL.T), extent=(-0.5, S - 0.5, L - 0.5, -0.5))
     shown = spread(S, int(axes.bbox.width / DPI / 0.75))  # 0.75 inches: eight digits
@@ -99,7 +99,7 @@ def entropy_over_time(steps: Sequence[int], normalized_entropy_SL: Tensor, frame
 
 
 def entropy_frame(width: float, L: int) -> tuple[Frame, Axes]:
-    """The empty axes of a figure with its scale; the image and the steps are contents."""
+    """A figure with empty axes and a scale; its contents are the image and the steps."""
     height, norm = clip(1.6 + 0.4 * L, 3.2, HEIGHT), Normalize(0, 1)
     figure = Figure((width, height), dpi=DPI)
     axes = add_axes(figure, (0.65, 0.55, width - 1.75, height - 0.9))
@@ -112,12 +112,12 @@ def entropy_frame(width: float, L: int) -> tuple[Frame, Axes]:
 
 
 def metric_norm(metric: str, *results: DepthScanResult) -> Normalize:
-    """The scale of a metric that suits every one of the results."""
+    """A metric's scale, which suits all of the results."""
     low, high = HEAD_METRICS[metric].limits(max(result.tokens for result in results))
     if high is not None:
         return Normalize(low, high)
     values = np.concatenate([to_array(result.heads[metric]).ravel() for result in results])
-    # Free, but in steps: pictures of neighbouring scans compare, and share a frame.
+    # As far as the values reach, but in steps, so that pictures of neighbouring scans compare and share a frame.
     return Normalize(low, round_up(float(values[np.isfinite(values)].max(initial=0))))
 
 
@@ -125,28 +125,27 @@ def round_up(value: float) -> float:
     """The next of 1, 1.5, 2, 3, 5, 7 × 10^k that is not below `value`, at least 1e-9."""
     value = max(value, 1e-9)
     power = 10.0 ** math.floor(math.log10(value))
-    # Multiplied again, 1.5 × 10^k may be a rounding error below itself.
+    # 1.5 × 10^k may come out a rounding error smaller than the value it was made from.
     return next(top for top in (step * power for step in (1, 1.5, 2, 3, 5, 7, 10)) if top >= value * (1 - 1e-9))
 
 
-def draw_matrix(figure: Figure, box: Box, result: DepthScanResult, metric: str, norm: Normalize | None = None) -> None:
-    """A layer × head matrix with its letters, title and scale in a part of a figure; `norm` None means the metric's."""
-    norm = norm or metric_norm(metric, result)
+def draw_matrix(figure: Figure, box: Box, result: DepthScanResult, metric: str, norm: Normalize) -> None:
+    """Draw a layer × head matrix with its letters, title and scale into a part of a figure."""
     Matrix(figure, box, result.heads[metric].shape, norm, HEAD_METRICS[metric].unit).show(result, metric)
 
 
 class Matrix:
-    """A layer × head matrix and its scale in a part of a figure, empty until it is shown something.
+    """A layer × head matrix and its scale in a part of a figure, empty until `show`.
 
     Attributes:
-        changing: The artists that differ from one content to another, as Frame takes them.
+        changing: The artists that `show` changes, for `Frame`.
     """
 
     def __init__(self, figure: Figure, box: Box, shape: tuple[int, int], norm: Normalize, unit: str) -> None:
         (L, H), self.norm = shape, norm
         left, bottom, width, height = box[0] + 0.5, box[1] + 0.45, box[2] - 1.5, box[3] - 0.8  # room for the words
         self.axes = axes = add_axes(figure, (left, bottom, width, height))
-        # As imshow without interpolation, in a fifth of the time.
+        # Like imshow without interpolation, but in a fifth of the time.
         self.edges = np.arange(H + 1) - 0.5, np.arange(L + 1) - 0.5
         self.image = PcolorImage(axes, *self.edges, np.zeros((L, H, 4), dtype=np.uint8))
         axes.add_image(self.image)
@@ -155,7 +154,7 @@ class Matrix:
         axes.tick_params(labelsize=8, length=2)
         add_scale(figure, (left + width + 0.12, bottom, 0.14, height), norm, unit, 8)
         self.letter_size = min(12, 0.6 * 72 * min(width / H, height / L))  # points
-        # One collection of outlines: a Text for every cell takes longer than all the rest of the picture.
+        # One collection of outlines: a Text in every cell would take longer than the rest of the picture.
         self.letters = PathCollection(
             [],
             linewidths=0,
@@ -168,7 +167,7 @@ class Matrix:
         self.changing = [self.image, self.letters, axes.title, *axes.spines.values()]
 
     def show(self, result: DepthScanResult, metric: str) -> None:
-        """Put a metric's values, its name and the verdicts' letters in place of what is shown."""
+        """Show a metric's values and title, and the verdicts' letters."""
         colours_LH4 = COLOURS(self.norm(np.ma.masked_invalid(to_array(result.heads[metric]))), bytes=True)
         self.image.set_data(*self.edges, colours_LH4)
         self.axes.set_title(HEAD_METRICS[metric].title, fontsize=11)
@@ -189,19 +188,14 @@ def _centred_letter(letter: str, size: float) -> Path:
     return Path(outline.vertices - middle, outline.codes)
 
 
-def add_key(figure: Figure, verdicts: Sequence[Sequence[Verdict]]) -> float:
-    """What the letters mean, of the kinds that occur, at the bottom; returns the inches that it takes."""
-    return write_key(figure, key_of(verdicts, figure.get_figwidth()))
-
-
 def key_of(verdicts: Sequence[Sequence[Verdict]], width: float) -> str:
-    """What the letters of the kinds that occur mean, in as many lines as that takes at a width in inches."""
+    """The key to the letters of those kinds of verdict that occur, wrapped to a width in inches."""
     occurring = {verdict.kind for row in verdicts for verdict in row}
     words = [f"{kind.letter} {name}".replace(" ", "\u00a0") for name, kind in KINDS.items() if name in occurring]
     return "\n".join(textwrap.wrap("   ".join(words), int(13 * width)))  # about 13 characters to the inch at 9 points
 
 
 def write_key(figure: Figure, key: str) -> float:
-    """Put a key at the bottom of a figure; returns the inches that it takes."""
+    """Put a key at the bottom of a figure; returns the height that it takes, in inches."""
     figure.supxlabel(key, fontsize=9, y=0.06 / figure.get_figheight())
     return 0.26 + 0.16 * key.count("\n")

@@ -1,4 +1,4 @@
-"""Pictures of an analysis: logit lens, ablation, similarity of layers, two scans compared. Numbers in, Figures out.
+"""Pictures of an analysis: logit lens, ablation, similarity of layers, two scans compared.
 
 Shapes: L layers, L1 = L + 1 depths (the embedding, then after each layer), H heads.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -29,7 +29,7 @@ from gpt_lightning.interpret.draw.canvas import (
     spread,
     to_array,
 )
-from gpt_lightning.interpret.draw.matrices import add_key, draw_matrix, metric_norm
+from gpt_lightning.interpret.draw.matrices import draw_matrix, key_of, metric_norm, write_key
 from gpt_lightning.interpret.draw.text_fitting import drawable, fitted, known, text_width
 from gpt_lightning.interpret.metrics import HEAD_METRICS
 from gpt_lightning.interpret.result import DepthScanResult
@@ -49,13 +49,13 @@ def logit_lens_figure(
     top_token_labels: Sequence[Sequence[str]],
     sequence_labels: Sequence[str],
 ) -> Figure:
-    """What the network would predict if it stopped at each depth: how good, and which tokens.
+    """What the network would predict if it stopped at each depth: how well, and which tokens.
 
     Args:
         cross_entropy_L1: Cross-entropy, nats per token.
         kl_L1: KL divergence of the final prediction from the one at each depth, nats per token.
         agreement_L1: Share of the positions whose best guess is the final one, from 0 to 1.
-        top_token_labels: Best guesses as visible text, [depth][position], for the beginning of one sequence.
+        top_token_labels: [depth][position], best guesses as visible text for the beginning of one sequence.
         sequence_labels: The tokens read at these positions.
     """
     L1, N = len(top_token_labels), min(len(sequence_labels), MOST_POSITIONS)
@@ -72,21 +72,19 @@ def logit_lens_figure(
 
     top = height - 0.9 - header_room
     axes = add_axes(figure, (left, top - len(rows) * row_height, N * column, len(rows) * row_height))
-    cells = [[drawable(text) for text in top_token_labels[depth][:N]] for depth in rows]
-    # The full texts, not the shortened ones: two tokens may begin alike.
+    # Full texts are compared, not the shortened ones: two tokens may begin alike.
     final = top_token_labels[-1]
-    same = [[top_token_labels[depth][n] == final[n] for n in range(N)] for depth in rows]
-    colours = np.array([[_rgb(SAME if x else DIFFERENT) for x in line] for line in same])
-    axes.imshow(colours, aspect="auto", interpolation="nearest")
+    same = np.array([[top_token_labels[depth][n] == final[n] for n in range(N)] for depth in rows], dtype=float)
+    colours = ListedColormap([DIFFERENT, SAME])
+    axes.imshow(same, cmap=colours, norm=Normalize(0, 1), aspect="auto", interpolation="nearest")
     axes.hlines(np.arange(len(rows) - 1) + 0.5, -0.5, N - 0.5, colors="white", linewidths=1)
     axes.vlines(np.arange(N - 1) + 0.5, -0.5, len(rows) - 0.5, colors="white", linewidths=1)
-    for r, line in enumerate(cells):
-        for n, text in enumerate(line):
-            text = fitted(text, column - 0.05, size)
-            axes.text(n, r, text, fontsize=size, ha="center", va="center_baseline", parse_math=False, clip_on=False)
-    header_style = {"fontsize": size, "rotation": 90, "ha": "center", "va": "bottom", "parse_math": False}
+    style = {"fontsize": size, "ha": "center", "parse_math": False}
+    for r, depth in enumerate(rows):
+        for n, text in enumerate(top_token_labels[depth][:N]):
+            axes.text(n, r, fitted(drawable(text), column - 0.05, size), va="center_baseline", **style)
     for n, text in enumerate(headers):
-        axes.annotate(text, (n, -0.5), (0, 4), textcoords="offset points", **header_style)
+        axes.annotate(text, (n, -0.5), (0, 4), textcoords="offset points", rotation=90, va="bottom", **style)
     axes.set_xticks([])
     axes.set_yticks(range(len(rows)), [_depth_name(depth) for depth in rows], fontsize=8)
     axes.tick_params(length=0)
@@ -102,7 +100,7 @@ def logit_lens_figure(
 
 def _draw_lens_lines(figure: Figure, cross_entropy_L1: Tensor, kl_L1: Tensor, agreement_L1: Tensor) -> None:
     height = figure.get_figheight()
-    tall = (min(height, 8.0) - 2.1) / 2  # inches, of either panel
+    tall = (min(height, 8.0) - 2.1) / 2  # inches, the height of each panel
     upper = add_axes(figure, (0.7, height - 0.75 - tall, 3.9, tall))
     lower = add_axes(figure, (0.7, height - 1.4 - 2 * tall, 3.9, tall))
     depths = range(len(cross_entropy_L1))
@@ -130,10 +128,10 @@ def ablation_figure(
     attention_low_L: Tensor,
     attention_high_L: Tensor,
 ) -> Figure:
-    """How much the loss changes without each head (left) and without each layer's attention (right).
+    """The change of the loss without each head (left) and without each layer's attention (right).
 
     Args:
-        head_mean_LH: ΔCE in nats per token, NaN where not measured.
+        head_mean_LH: ΔCE, nats per token, NaN where not measured.
         head_significant_LH: Whether its confidence interval excludes 0, bool.
         attention_mean_L, attention_low_L, attention_high_L: ΔCE without a layer's attention and its confidence
             interval, nats per token.
@@ -160,13 +158,13 @@ def ablation_figure(
     figure.legend([mark], ["not significant: the confidence interval includes 0"], **legend)
 
     axes = add_axes(figure, (0.75 + wide + 1.9, 0.8, bars, tall))
-    _draw_bars(axes, *(to_array(values_L) for values_L in (attention_mean_L, attention_low_L, attention_high_L)))
+    _draw_bars(axes, to_array(attention_mean_L), to_array(attention_low_L), to_array(attention_high_L))
     return figure
 
 
 def _draw_bars(axes: Axes, mean_L: np.ndarray, low_L: np.ndarray, high_L: np.ndarray) -> None:
     L = len(mean_L)
-    # Rounding alone can put the mean outside its interval, which matplotlib refuses.
+    # Rounding can put the mean outside its interval, which matplotlib refuses.
     reach = np.stack([mean_L - low_L, high_L - mean_L]).clip(min=0)
     colours = [GAIN_LOSS(0.85 if mean > 0 else 0.15) for mean in mean_L]
     style = {"linewidth": 1, "capsize": clip(60 / L, 1, 3), "ecolor": "#1f2933"}
@@ -199,19 +197,20 @@ def similarity_figure(cka_LL: Tensor) -> Figure:
 
 
 def compare_figure(a: DepthScanResult, b: DepthScanResult, names: tuple[str, str]) -> Figure:
-    """Two scans, one above the other, each metric on one scale; the networks may differ in layers and heads."""
+    """Two scans, one above the other, each metric on one scale; the networks may differ in size."""
     tall = [clip(1.25 + 0.3 * len(result.verdicts), 2.6, 5.2) for result in (a, b)]
     figure = Figure((WIDTH, min(sum(tall) + 1.6, HEIGHT)), dpi=DPI)
     add_heading(figure, "Two depth scans compared, on the same scales", 14)
-    key_height = add_key(figure, a.verdicts + b.verdicts)
-    share = (figure.get_figheight() - 0.4 - key_height) / sum(tall)  # of the room that each would like
+    key_height = write_key(figure, key_of(a.verdicts + b.verdicts, WIDTH))
+    share = (figure.get_figheight() - 0.4 - key_height) / sum(tall)  # of the wanted heights
     top = figure.get_figheight() - 0.4
-    for result, name, height in zip((a, b), names, (share * x for x in tall), strict=True):
+    for result, name, wanted in zip((a, b), names, tall, strict=True):
+        height = share * wanted
         step = "" if result.step is None else f", step {result.step}"
         facts = f"{step}: {result.sequences} sequences of {result.tokens} tokens"
         heading = fitted(known(name), WIDTH - 1 - text_width(facts, 12), 12) + facts
-        where = {"x": 0.5 / WIDTH, "y": (top - 0.05) / figure.get_figheight(), "va": "top"}
-        figure.text(s=heading, fontsize=12, color=BLUE, parse_math=False, **where)
+        place = 0.5 / WIDTH, (top - 0.05) / figure.get_figheight()
+        figure.text(*place, heading, fontsize=12, va="top", color=BLUE, parse_math=False)
         for i, metric in enumerate(COMPARED):
             width = WIDTH / len(COMPARED)
             box = (i * width, top - height, width, height - 0.3)
@@ -222,7 +221,3 @@ def compare_figure(a: DepthScanResult, b: DepthScanResult, names: tuple[str, str
 
 def _depth_name(depth: int) -> str:
     return "embedding" if depth == 0 else str(depth - 1)
-
-
-def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(colour[1:]))

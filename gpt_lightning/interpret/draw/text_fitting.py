@@ -1,4 +1,4 @@
-"""Any text made fit to draw: in characters that the font has, and as much of it as there is room for."""
+"""Make any text fit to draw: only characters that the font has, and as many of them as there is room for."""
 
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ft2font import FT2Font
@@ -9,18 +9,18 @@ FONT = "DejaVu Sans"  # comes with matplotlib
 
 
 def drawable(text: str) -> str:
-    """At most 12 characters of a token's text, those that the font lacks as boxes."""
+    """At most 12 characters of a token's text, with boxes for those that the font lacks."""
     return shorten(known(text), 12)
 
 
 def known(text: str) -> str:
-    """The text with the characters that the font lacks as boxes, for which matplotlib would warn."""
+    """The text with boxes for characters that the font lacks, of which matplotlib would warn."""
     font = _font()
     return "".join(c if font.get_char_index(ord(c)) else "□" for c in text)
 
 
 def shorten(text: str, most: int) -> str:
-    """The first `most` characters, an ellipsis the last of them if any are missing."""
+    """At most `most` characters; where some are cut, the last one is an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -33,11 +33,11 @@ def fitted(text: str, width: float, size: float) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """Inches that a line takes at `size` points."""
+    """The width of a line at `size` points, in inches."""
     font = _font()
     font.set_size(size, DPI)
     font.set_text(text)
-    return font.get_width_height()[0] / 64 / DPI  # it counts in 64ths of a pixel
+    return font.get_width_height()[0] / 64 / DPI  # from 64ths of a pixel
 
 
 def _font() -> FT2Font:

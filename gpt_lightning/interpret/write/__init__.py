@@ -1,1 +1,1 @@
-"""Writing: the report, and tables for terminals and TensorBoard."""
+"""Results in writing: the HTML report, and tables for terminals and TensorBoard."""

@@ -1,7 +1,7 @@
 """The interactive part of the report: choose a head, point at a token, see where it looks.
 
-Weights and texts in, a self-contained HTML fragment out: style, script and data, nothing loaded from elsewhere. Each
-weight is one byte, √weight · 255, in base64. Knows nothing of models or of the page around it.
+Weights and texts in, a self-contained HTML fragment out: style, script and data, nothing loaded from elsewhere. A
+weight is one byte, √weight · 255, all in base64. Knows nothing of models or of the page around it.
 
 Shapes: L layers, H heads, T tokens.
 """
@@ -16,8 +16,7 @@ from torch import Tensor
 
 from gpt_lightning.interpret.judge.verdicts import KINDS, Verdict
 
-# Of weights, which base64 makes 1.87 MB: up to GPT-2 XL's 1200 heads the fragment stays under 2 MB.
-MOST_BYTES = 1_400_000
+MOST_BYTES = 1_400_000  # of weights; base64 makes them 1.87 MB: up to GPT-2 XL's 1200 heads the fragment is under 2 MB
 
 STYLE = """
 .explorer { margin: 1.5rem 0; }
@@ -142,11 +141,11 @@ def attention_explorer(
     """Every head's attention on one text, to explore: an HTML fragment under 2 MB, to be put into a page as it is.
 
     Args:
-        patterns: Weights per layer, (H, T, T) each, from `attention_maps`; weights that are not finite show as none.
+        patterns: Weights per layer, (H, T, T) each, from `attention_maps`; weights that are not finite show as 0.
         token_labels: T visible texts of tokens, from `token_label`. For a large network fewer are shown, and the
             fragment says so.
         verdicts: [layer][head], for the colours, letters and names of the heads.
-        start: (layer, head) shown at first, with where its last token looks.
+        start: (layer, head) shown first, with its last token chosen.
     """
     L, H = len(patterns), len(patterns[0])
     T = min(len(token_labels), most_tokens(L * H))
@@ -167,18 +166,15 @@ def attention_explorer(
 
 
 def most_tokens(heads: int) -> int:
-    """How many tokens fit if all these heads are shown: the largest T with heads · T(T + 1)/2 ≤ MOST_BYTES."""
+    """How many tokens fit with so many heads: the largest T with heads · T(T + 1)/2 ≤ MOST_BYTES."""
     return (isqrt(8 * (MOST_BYTES // heads) + 1) - 1) // 2
 
 
 def _bytes(patterns: Sequence[Tensor], T: int) -> bytes:
     """√weight · 255, rounded, of the patterns' lower triangles: layer by layer, head by head, row by row."""
     rows, columns = torch.tril_indices(T, T)
-    parts = [
-        (pattern_HTT[:, rows, columns].detach().float().cpu().nan_to_num(0).clamp(0, 1).sqrt() * 255).round()
-        for pattern_HTT in patterns
-    ]
-    return torch.cat([part.flatten() for part in parts]).to(torch.uint8).numpy().tobytes()
+    weights = torch.cat([pattern_HTT[:, rows, columns].detach().float().cpu().flatten() for pattern_HTT in patterns])
+    return (weights.nan_to_num(0).clamp(0, 1).sqrt() * 255).round().to(torch.uint8).numpy().tobytes()
 
 
 def _row(layer: int, verdicts: Sequence[Verdict]) -> str:

@@ -1,6 +1,6 @@
-"""The report: one HTML file that opens offline, summary first, then pictures, then tables.
+"""The report: one HTML page that opens offline, summary first, then pictures, then tables.
 
-Strings in, a string out; it knows no models and writes no files.
+Results and pictures in, a string out. Knows nothing of models, writes no files.
 """
 
 import base64
@@ -16,8 +16,9 @@ from gpt_lightning.interpret.measure.ablation import interval
 from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS
 from gpt_lightning.interpret.result import DepthScanResult, plain
 from gpt_lightning.interpret.study import Probe, Study
+from gpt_lightning.interpret.write.tables import layer_cell
 
-# What a reader sees of each head and layer; the rest is in depth_scan.json.
+# The metrics shown of each head and layer; depth_scan.json has the rest.
 COLUMNS, LAYER_COLUMNS = (
     {name: row.heading for name, row in rows.items() if row.in_report} for rows in (HEAD_METRICS, LAYER_METRICS)
 )
@@ -75,7 +76,7 @@ FOLDED = ("layer", "pooled")  # many pictures, of interest to few
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the report: its file's name, a key of KINDS_OF_PICTURE, and the PNG itself."""
+    """A picture of the report: its file's name, a key of KINDS_OF_PICTURE, and its PNG."""
 
     file: str
     kind: str
@@ -84,7 +85,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Another checkpoint beside the one that the report is about; `same_tokens`: whether both scans are of the same."""
+    """Another checkpoint beside the one reported; `same_tokens`: whether both were scanned on the same tokens."""
 
     name: str
     scan: DepthScanResult
@@ -139,24 +140,24 @@ per token</p>
 
 
 def report_html(
-    found: Study,
+    study: Study,
     name: str,
     text_source: str,
     pictures: Sequence[Picture],
     explorer: str = "",
     comparison: Comparison | None = None,
 ) -> str:
-    """The whole page.
+    """The complete page.
 
     Args:
-        found: The results.
+        study: The results.
         name: Of the checkpoint, for the title.
         text_source: Where the text came from, in words.
         pictures: In the order in which they are shown.
-        explorer: The text to point at, from `hover.attention_explorer`; markup. It follows the heads of note.
+        explorer: Markup from `attention_explorer`, which follows the heads of note.
         comparison: Another checkpoint, to put beside this one.
     """
-    scan = found.scan
+    scan = study.scan
     return PAGE.format(
         style=STYLE,
         name=escape(name),
@@ -164,27 +165,27 @@ def report_html(
         sequences=scan.sequences,
         tokens=scan.tokens,
         text_source=escape(text_source),
-        loss=f"{found.probes[0].cross_entropy:.3f}",
+        loss=f"{study.probes[0].cross_entropy:.3f}",
         health=scan.health,
         wrong=escape(what_is_wrong(scan.step, scan.alarms)),
-        caution=f'<p class="summary suspect">{escape(found.caution)}</p>' if found.caution else "",
+        caution=f'<p class="summary suspect">{escape(study.caution)}</p>' if study.caution else "",
         heads_in_short=escape(summarise(scan.verdicts)),
         alarms=_alarms(scan),
         pictures=_pictures(pictures, explorer),
         kinds=_kinds(scan),
-        probes=_probes(found.probes),
-        comparison="" if comparison is None else _comparison(found, comparison),
-        layers=_layers(found),
-        heads=_heads(found),
+        probes=_probes(study.probes),
+        comparison="" if comparison is None else _comparison(study, comparison),
+        layers=_layers(study),
+        heads=_heads(study),
     )
 
 
 def _pictures(pictures: Sequence[Picture], explorer: str) -> str:
-    """The pictures of each kind under one heading, kinds in the order in which they first occur."""
+    """The pictures, those of a kind under one heading, kinds in the order of their first pictures."""
     parts = []
     for kind in dict.fromkeys(picture.kind for picture in pictures):
         heading, caption = KINDS_OF_PICTURE[kind]
-        images = "\n".join(_figure(picture, heading) for picture in pictures if picture.kind == kind)
+        images = "\n".join(_image(picture, heading) for picture in pictures if picture.kind == kind)
         text = f'<p class="note">{escape(caption)}</p>\n{images}'
         if kind in FOLDED:
             text = f"<details><summary>show</summary>{text}</details>"
@@ -194,13 +195,13 @@ def _pictures(pictures: Sequence[Picture], explorer: str) -> str:
     return "\n".join(parts)
 
 
-def _figure(picture: Picture, heading: str) -> str:
+def _image(picture: Picture, heading: str) -> str:
     data, alt = base64.b64encode(picture.png).decode("ascii"), escape(f"{heading}: {picture.file}")
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table; the header is text, the cells are markup already."""
+    """A table; the header is text, the cells are markup."""
     titles = "".join(f"<th>{escape(title)}</th>" for title in header)
     return f"<table><tr>{titles}</tr>" + "".join(f"<tr>{''.join(row)}</tr>\n" for row in rows) + "</table>"
 
@@ -208,53 +209,39 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _alarms(scan: DepthScanResult) -> str:
     if not scan.alarms:
         return ""
-    rows = [
-        [_number(alarm.layer), *map(_text, (alarm.label, alarm.reason, ALARMS[alarm.kind].advice))]
-        for alarm in scan.alarms
-    ]
+    rows = [_cells(alarm.layer, alarm.label, alarm.reason, ALARMS[alarm.kind].advice) for alarm in scan.alarms]
     note = '<p class="note">A question mark: seen in one scan only, or not proved by an ablation; it may pass.</p>'
     return "<h2>What is wrong, and what to try</h2>" + _table(["layer", "alarm", "why", "what to try"], rows) + note
 
 
 def _kinds(scan: DepthScanResult) -> str:
-    found = {verdict.kind for row in scan.verdicts for verdict in row}
+    occurring = {verdict.kind for row in scan.verdicts for verdict in row}
     rows = [
-        [_badge(name, name), *map(_text, (kind.letter, kind.meaning, kind.advice))]
+        [_badge(name, name), *_cells(kind.letter, kind.meaning, kind.advice)]
         for name, kind in KINDS.items()
-        if name in found
+        if name in occurring
     ]
     return _table(["verdict", "letter", "the head …", "what to do"], rows)
 
 
 def _probes(probes: Sequence[Probe]) -> str:
-    rows = [
-        [
-            _text(PROBES[probe.name][0]),
-            _number(probe.cross_entropy),
-            _number(probe.reference),
-            _text(PROBES[probe.name][1]),
-            _number(float(probe.first_position_mass_L.mean())),
-            _number(float(probe.first_position_mass_L.max())),
-        ]
-        for probe in probes
-    ]
-    sinks = ("mass on the first token, mean of all heads", "the same, highest layer")
-    return _table(["text", "loss, nats per token", "compare with", "which is", *sinks], rows)
+    rows = []
+    for probe in probes:
+        (text, reference), sinks_L = PROBES[probe.name], probe.first_position_mass_L
+        rows.append(_cells(text, probe.cross_entropy, probe.reference, reference, sinks_L.mean(), sinks_L.max()))
+    sink_columns = ("mass on the first token, mean of all heads", "the same, highest layer")
+    return _table(["text", "loss, nats per token", "compare with", "which is", *sink_columns], rows)
 
 
-def _comparison(found: Study, other: Comparison) -> str:
-    """The loss and what is wrong, then each layer's metrics, of both checkpoints."""
-    ours = (found.probes[0].cross_entropy, found.scan)
-    rows = [
-        [_text(who), _number(loss), _text(scan.health), _text(what_is_wrong(scan.step, scan.alarms))]
-        for who, (loss, scan) in {"this": ours, other.name: (other.cross_entropy, other.scan)}.items()
-    ]
+def _comparison(study: Study, other: Comparison) -> str:
+    """Both checkpoints' losses and what is wrong with them, then each layer's metrics."""
+    both = ("this", study.probes[0].cross_entropy, study.scan), (other.name, other.cross_entropy, other.scan)
+    rows = [_cells(name, loss, scan.health, what_is_wrong(scan.step, scan.alarms)) for name, loss, scan in both]
     same = "the very same tokens" if other.same_tokens else "text of its own: the losses do not compare token by token"
-    metrics = {name: _pair(found.scan, other.scan, name) for name in (*COLUMNS, *LAYER_COLUMNS)}
-    layers = [
-        [_number(layer), *(_text(f"{_short(a, layer)} | {_short(b, layer)}") for a, b in metrics.values())]
-        for layer in range(max(len(found.scan.verdicts), len(other.scan.verdicts)))
-    ]
+    layers = []
+    for layer in range(max(len(study.scan.verdicts), len(other.scan.verdicts))):
+        pairs = [[layer_cell(scan, metric, layer) for *_, scan in both] for metric in (*COLUMNS, *LAYER_COLUMNS)]
+        layers.append(_cells(layer, *map(" | ".join, pairs)))
     return (
         "<h2>Compared, layer by layer</h2>"
         f'<p class="note">{escape(other.name)} was scanned on {same}. In each cell this checkpoint is on the left; '
@@ -264,41 +251,31 @@ def _comparison(found: Study, other: Comparison) -> str:
     )
 
 
-def _pair(one: DepthScanResult, other: DepthScanResult, metric: str) -> tuple[list[float], list[float]]:
-    """A metric of each layer, for both scans; a metric of heads as the mean over the layer."""
-    return tuple(
-        (scan.heads[metric].mean(1) if metric in scan.heads else scan.layers[metric]).tolist() for scan in (one, other)
-    )
-
-
-def _short(values: list[float], layer: int) -> str:
-    return f"{values[layer]:.3g}" if layer < len(values) else "–"
-
-
-def _layers(found: Study) -> str:
-    ablation = [] if found.ablation is None else ["loss without its attention: change, nats per token (95 %)"]
+def _layers(study: Study) -> str:
+    ablation = [] if study.ablation is None else ["loss without its attention: change, nats per token (95 %)"]
     rows = [
         [
-            _number(layer),
-            _text(found.scan.layer_verdict(layer)),
-            *(_number(found.scan.layers[metric][layer]) for metric in LAYER_COLUMNS),
-            _number(found.lens.cross_entropy[layer + 1]),
-            *(_change(found.ablation.attention_delta_Ln[layer]) for _ in ablation),
+            *_cells(layer, study.scan.layer_verdict(layer)),
+            *_cells(*(study.scan.layers[metric][layer] for metric in LAYER_COLUMNS)),
+            *_cells(study.lens.cross_entropy[layer + 1]),
+            *(_change(study.ablation.attention_delta_Ln[layer]) for _ in ablation),
         ]
-        for layer in range(len(found.scan.verdicts))
+        for layer in range(len(study.scan.verdicts))
     ]
     return _table(["layer", "verdict", *LAYER_COLUMNS.values(), "loss by the logit lens", *ablation], rows)
 
 
-def _heads(found: Study) -> str:
-    ablation = [] if found.ablation is None else ["loss without it: change, nats per token (95 %)"]
+def _heads(study: Study) -> str:
+    ablation = [] if study.ablation is None else ["loss without it: change, nats per token (95 %)"]
     rows = [
         [
-            *(_number(layer), _number(head), _badge(verdict.kind, verdict.label), _why(verdict.reason)),
-            *(_change(found.ablation.head_delta_LHn[layer, head]) for _ in ablation),
-            *(_number(found.scan.heads[metric][layer, head]) for metric in COLUMNS),
+            *_cells(layer, head),
+            _badge(verdict.kind, verdict.label),
+            f'<td class="why">{escape(verdict.reason)}</td>',
+            *(_change(study.ablation.head_delta_LHn[layer, head]) for _ in ablation),
+            *_cells(*(study.scan.heads[metric][layer, head] for metric in COLUMNS)),
         ]
-        for layer, verdicts in enumerate(found.scan.verdicts)
+        for layer, verdicts in enumerate(study.scan.verdicts)
         for head, verdict in enumerate(verdicts)
     ]
     return _table(["layer", "head", "verdict", "why", *ablation, *COLUMNS.values()], rows)
@@ -308,16 +285,12 @@ def _badge(kind: str, label: str) -> str:
     return f'<td><span class="kind" style="background:{KINDS[kind].colour}">{escape(label)}</span></td>'
 
 
-def _text(text: str) -> str:
-    return f"<td>{escape(text)}</td>"
-
-
-def _why(text: str) -> str:
-    return f'<td class="why">{escape(text)}</td>'
-
-
-def _number(value: float) -> str:
-    return f'<td class="number">{float(value):.3g}</td>'
+def _cells(*values: str | float | Tensor) -> list[str]:
+    """Cells of text, and of numbers to three digits."""
+    return [
+        f"<td>{escape(value)}</td>" if isinstance(value, str) else f'<td class="number">{float(value):.3g}</td>'
+        for value in values
+    ]
 
 
 def _change(delta_n: Tensor) -> str:

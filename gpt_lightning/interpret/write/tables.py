@@ -20,8 +20,8 @@ def worst_of(result: DepthScanResult, metric: str) -> float:
 
 
 def verdict_table(result: DepthScanResult) -> str:
-    """Markdown: the summary, a row for every alarm, then a row for every head with its verdict, the reason in
-    numbers, and what to try."""
+    """Markdown: the summary, a row per alarm, then a row per head with its verdict, the reason in numbers, and what to
+    try."""
     alarms = [
         (alarm.layer, alarm.label, alarm.reason, f"step {alarm.since_step}", ALARMS[alarm.kind].advice)
         for alarm in result.alarms
@@ -31,10 +31,11 @@ def verdict_table(result: DepthScanResult) -> str:
         for layer, verdicts in enumerate(result.verdicts)
         for head, verdict in enumerate(verdicts)
     ]
-    tables = [_markdown(("layer", "head", "verdict", "why", "what to look at or try"), heads)]
+    parts = [_safe(result.summary)]
     if alarms:
-        tables.insert(0, _markdown(("layer", "alarm", "why", "since", "what to try"), alarms))
-    return "\n\n".join([_safe(result.summary), *tables])
+        parts.append(_markdown(("layer", "alarm", "why", "since", "what to try"), alarms))
+    parts.append(_markdown(("layer", "head", "verdict", "why", "what to look at or try"), heads))
+    return "\n\n".join(parts)
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -47,26 +48,23 @@ def _why(verdict: Verdict) -> str:
 
 
 def _safe(text: str) -> str:
-    """Text for a Markdown cell, escaped, since tokens may hold any sign."""
+    """Text escaped for a Markdown cell, since tokens may hold any character."""
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(text, quote=False))
 
 
 def text_table(result: DepthScanResult) -> str:
     """For a terminal: a line per head, in aligned columns."""
-    header = ("layer", "head", "verdict", "why")
-    rows = [
-        (str(layer), str(head), verdict.label, _why(verdict))
-        for layer, verdicts in enumerate(result.verdicts)
-        for head, verdict in enumerate(verdicts)
-    ]
-    layer, head, verdict = (max(len(row[column]) for row in [header, *rows]) for column in range(3))
-    return "\n".join(f"{r[0]:>{layer}}  {r[1]:>{head}}  {r[2]:<{verdict}}  {r[3]}" for r in [header, *rows])
+    rows = [("layer", "head", "verdict", "why")]
+    for layer, verdicts in enumerate(result.verdicts):
+        rows += [(str(layer), str(head), verdict.label, _why(verdict)) for head, verdict in enumerate(verdicts)]
+    layer, head, verdict, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(f"{r[0]:>{layer}}  {r[1]:>{head}}  {r[2]:<{verdict}}  {r[3]}" for r in rows)
 
 
 def comparison_table(
     scans: tuple[DepthScanResult, DepthScanResult], names: tuple[str, str], losses: tuple[float, float]
 ) -> str:
-    """For a terminal: two scans side by side, a line per layer, heads as means; `losses` in nats per token."""
+    """For a terminal: two scans side by side, a line per layer, with means over heads; `losses` in nats per token."""
     lines = [
         f"{letter}: {name}, loss {loss:.3f}, {scan.health}"
         for letter, name, loss, scan in zip("AB", names, losses, scans, strict=True)
@@ -74,15 +72,14 @@ def comparison_table(
     compared = {name: row.compared_as for name, row in METRICS.items() if row.compared_as}
     rows = [["layer", *(f"{title} {letter}" for title in compared.values() for letter in "AB")]]
     for layer in range(max(len(scan.verdicts) for scan in scans)):
-        cells = [_layer_value(scan, metric, layer) for metric in compared for scan in scans]
-        rows.append([str(layer), *cells])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        [*lines, *("  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)]
-    )
+        rows.append([str(layer), *(layer_cell(scan, metric, layer) for metric in compared for scan in scans)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(lines)
 
 
-def _layer_value(scan: DepthScanResult, metric: str, layer: int) -> str:
+def layer_cell(scan: DepthScanResult, metric: str, layer: int) -> str:
+    """A layer's value of a metric, or the mean over its heads; a dash if the network has no such layer."""
     if layer >= len(scan.verdicts):
         return "–"
     value = scan.heads[metric][layer].mean() if metric in scan.heads else scan.layers[metric][layer]

@@ -1,5 +1,5 @@
-"""Whatever ends a run wherever, the checkpoint it leaves goes on as if nothing had been: same batches, same weights,
-same curves, every validation once."""
+"""However and wherever a run ends, its checkpoint resumes as if nothing had happened: same batches, same weights, same
+curves, every validation once."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ STEPS = 14  # more than two epochs
 
 
 class Curves(Logger):
-    """What Lightning logs, by figure and step."""
+    """Keep what Lightning logs, by name and step."""
 
     name, version = "curves", 0
 
@@ -60,7 +60,7 @@ class At(L.Callback):
 
 
 class Rows(L.Callback):
-    """The first token of every row that was trained on."""
+    """Keep the first token of every row that was trained on."""
 
     def __init__(self) -> None:
         self.seen = []
@@ -70,7 +70,7 @@ class Rows(L.Callback):
 
 
 class Validations(L.Callback):
-    """After which batches a validation came to its end."""
+    """Note after which batches a validation was completed."""
 
     def __init__(self) -> None:
         self.ended = []
@@ -115,7 +115,7 @@ def uninterrupted(tmp_path_factory, corpus_file):
 
 
 def assert_went_on(stopped, resumed, uninterrupted, step):
-    """Weights, optimiser, batches and curves of the two together are those of the run that was never stopped."""
+    """The two runs together have the weights, optimiser, batches and curves of the run that was never stopped."""
     for name, tensor in uninterrupted.lightning_module.state_dict().items():
         assert torch.equal(resumed.lightning_module.state_dict()[name], tensor), name
     theirs = uninterrupted.optimizers[0].state_dict()["state"]
@@ -123,9 +123,9 @@ def assert_went_on(stopped, resumed, uninterrupted, step):
         assert all(torch.equal(value, theirs[parameter][name]) for name, value in state.items())
     rows = dict(stopped.datamodule.seen) | dict(resumed.datamodule.seen)
     assert rows == dict(uninterrupted.datamodule.seen)
-    # TensorBoard drops what lies past the checkpoint when it is resumed (purge_step).
+    # On a resume TensorBoard drops what lies past the checkpoint (purge_step).
     kept = [point for point in stopped.datamodule.curves if point[1] < step]
-    # A validation that a callback broke off after its figures were logged is run again: the same figures twice.
+    # A validation that a callback aborted after its figures were logged is run again, so they come twice.
     assert set(kept + resumed.datamodule.curves) == set(uninterrupted.datamodule.curves)
     assert stopped.datamodule.validations + resumed.datamodule.validations == uninterrupted.datamodule.validations
     assert str(resumed.datamodule.scans.history) == str(uninterrupted.datamodule.scans.history)  # nan is not nan
@@ -156,7 +156,7 @@ def test_an_exception_anywhere_loses_nothing(tmp_path, corpus_file, uninterrupte
 
 
 class FailAfterUpdate(L.Callback):
-    """Fail in the optimiser, when it has changed weights in its n-th step."""
+    """Fail in the optimiser, after it changed weights in its n-th step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -303,7 +303,7 @@ def test_a_validation_that_was_looked_at_and_then_broken_off_is_not_looked_at_ag
 
 
 class FailingScan(DepthScan):
-    """Fails when it has looked at a step."""
+    """Fails after looking at a step."""
 
     def __init__(self, step: int | None = None) -> None:
         super().__init__(2)

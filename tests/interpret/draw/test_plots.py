@@ -1,7 +1,6 @@
 """Pictures of an analysis: they fit at every size, and show what they say."""
 
 import math
-import warnings
 
 import matplotlib
 import numpy as np
@@ -17,9 +16,8 @@ from gpt_lightning.interpret.draw.plots import (
 )
 from gpt_lightning.interpret.metrics import HEAD_METRICS
 from tests.interpret.draw.test_matrices import (
+    assert_fits_a_screen,
     assert_no_texts_overlap,
-    assert_nothing_is_clipped,
-    figure_to_array,
     made_up_result,
     texts_of,
 )
@@ -27,18 +25,8 @@ from tests.interpret.draw.test_matrices import (
 TEXTS = ["the", "␣function", "W" * 40, "$\\frac{$", "⏎"]
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
 def assert_it_fits(figure) -> None:
-    pixels = figure_to_array(figure)
-    assert pixels.shape[1] <= 1200
-    assert pixels.shape[2] <= 1600
-    assert_nothing_is_clipped(figure)
+    assert_fits_a_screen(figure)
     assert_no_texts_overlap(figure)
 
 
@@ -75,11 +63,17 @@ def test_a_comparison_of_every_size_fits(a, b):
 
 
 def cells_of(figure) -> list[list[str]]:
-    """Texts of the table, row by row; annotations above it are the headers."""
+    """The table's texts, row by row, without the headers, which are the annotations above it."""
     table = figure.axes[2]
     columns = sum(isinstance(text, matplotlib.text.Annotation) for text in table.texts)
     cells = [text.get_text() for text in table.texts if not isinstance(text, matplotlib.text.Annotation)]
     return [cells[i : i + columns] for i in range(0, len(cells), columns)]
+
+
+def cell_colours(figure) -> np.ndarray:
+    """RGBA of the table's cells, (rows, columns, 4)."""
+    image = figure.axes[2].images[0]
+    return image.to_rgba(image.get_array())
 
 
 def test_a_logit_lens_shows_every_guess_and_whether_it_stays():
@@ -95,7 +89,7 @@ def test_a_logit_lens_shows_every_guess_and_whether_it_stays():
     assert cells_of(figure) == [["a", "b"], ["c", "b"], ["c", "d"]]
     assert [label.get_text() for label in table.get_yticklabels()] == ["embedding", "0", "1"]
     assert {"x", "y"} <= set(texts_of(table))
-    colours = table.images[0].get_array()
+    colours = cell_colours(figure)
     same = (colours == colours[-1, -1]).all(-1)
     assert same.tolist() == [[False, False], [True, False], [True, True]]
 
@@ -111,7 +105,7 @@ def test_a_deep_logit_lens_leaves_out_depths_between_the_first_and_the_last():
 def test_guesses_that_look_alike_when_shortened_are_not_the_same():
     zeros = torch.zeros(2)
     figure = logit_lens_figure(zeros, zeros, zeros, [["a" * 30 + "b"], ["a" * 30 + "c"]], ["x"])
-    colours = figure.axes[2].images[0].get_array()
+    colours = cell_colours(figure)
     assert (colours[0, 0] != colours[1, 0]).any()
 
 

@@ -1,4 +1,4 @@
-"""The explorer in a real browser: pointing at a token colours and names what it looks at, whatever the tokens hold."""
+"""The explorer in a real browser: pointing at a token colours and names what it looks at, whatever tokens contain."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The report: complete, in order, and safe whatever a token holds."""
+"""The report: complete, in order, and safe whatever a token contains."""
 
 import math
 import re
@@ -40,15 +40,15 @@ def made_up(with_ablation: bool = True) -> Study:
     return Study(made_up_scan(), probes, lens, torch.eye(3), ablation)
 
 
-def page(found: Study | None = None, **options) -> str:
-    return report_html(found or made_up(), "runs/<x>&y.ckpt", "a file called <b>", PICTURES, **options)
+def page(study: Study | None = None, **options) -> str:
+    return report_html(study or made_up(), "runs/<x>&y.ckpt", "a file called <b>", PICTURES, **options)
 
 
 def test_nothing_is_markup_that_came_from_outside():
     other = Comparison("<x>.ckpt", made_up_scan(), 1.0, same_tokens=True)
-    found = made_up()
-    found.scan.alarms = [Alarm("dead layer", 1, "<b>why</b>", 2, 1100, True)]
-    text = page(found, comparison=other)
+    study = made_up()
+    study.scan.alarms = [Alarm("dead layer", 1, "<b>why</b>", 2, 1100, True)]
+    text = page(study, comparison=other)
     for evil in ("<script", "<b>", "<x>"):
         assert evil not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;|{x}" in text
@@ -75,13 +75,13 @@ def test_what_is_wrong_then_pictures_then_every_head():
 
 
 def test_alarms_stand_on_top_with_what_to_try():
-    found = made_up()
-    assert "What is wrong, and what to try" not in page(found)
-    found.scan.alarms = [
+    study = made_up()
+    assert "What is wrong, and what to try" not in page(study)
+    study.scan.alarms = [
         Alarm("dead layer", 1, "block influence 0", 2, 1100, True),
         Alarm("rank collapse", 0, "rank 3", 1, 1200, False),
     ]
-    text = page(found)
+    text = page(study)
     assert 'class="summary sick"' in text
     assert text.index("Layer 1 is dead") < text.index("<img")
     table = text[text.index("What is wrong, and what to try") :]
@@ -91,7 +91,7 @@ def test_alarms_stand_on_top_with_what_to_try():
 
 def test_advice_is_that_of_the_verdicts_table():
     assert KINDS["stripe"].advice in page()
-    assert KINDS["broken"].advice not in page()  # none is
+    assert KINDS["broken"].advice not in page()  # no head is
 
 
 def test_pictures_of_a_kind_stand_under_one_heading_and_those_of_layers_are_folded():
@@ -124,5 +124,5 @@ def test_another_checkpoint_of_another_depth_beside_this_one():
     assert "text of its own" in table
     assert table.count("<tr>") == (1 + 2) + (1 + 3)
     assert "0.25 | 0.25" in table
-    assert "– | 0.25" in table  # a third layer that this one has not
+    assert "– | 0.25" in table  # this one has no third layer
     assert "very same tokens" in page(comparison=Comparison("other.ckpt", made_up_scan(3), 1.25, same_tokens=True))

@@ -1,4 +1,4 @@
-"""The tables: what TensorBoard makes of the Markdown, what a terminal shows, and which value is the worst."""
+"""The tables: how TensorBoard renders the Markdown, what a terminal shows, and which value is the worst."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from gpt_lightning.interpret.write.tables import text_table, verdict_table, wors
 
 
 def html_rows(markdown: str) -> list[list[str]]:
-    """The cells that TensorBoard shows."""
+    """The rows of cells that TensorBoard shows."""
     html = markdown_to_safe_html(markdown)
     unescaped = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
     rows = []
