@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from gpt_lightning.data.batches.loader import BlockLoader, EvaluationLoader
-from gpt_lightning.data.prepare import Prepared, prepare, what_is_wrong_with
+from gpt_lightning.data.prepare import Prepared, prepare, problem_of_percents
 from gpt_lightning.data.text import formats
 from gpt_lightning.data.text.corpora import full_path
 from gpt_lightning.data.tokenizer import same_tokenizer, token_byte_lengths, tokenizer_state
@@ -77,7 +77,7 @@ class TextDataModule(LightningDataModule):
             for name, value in texts.items()
             if not is_name(value)
         ]
-        if percents is not None and (problem := what_is_wrong_with(percents)):
+        if percents is not None and (problem := problem_of_percents(percents)):
             problems.append(problem)
         check_arguments(TextDataModule.__init__, arguments, "data", problems)
         self.save_hyperparameters()
