@@ -13,7 +13,7 @@ import tiktoken
 from tqdm import tqdm
 
 from gpt_lightning.command_line import clear_errors
-from gpt_lightning.data.prepare import corpus_parser, prepare_from
+from gpt_lightning.data.prepare import corpus_parser, prepare
 from gpt_lightning.data.token_label import token_label
 from gpt_lightning.data.tokenizer import token_byte_lengths
 from gpt_lightning.data.tokens.token_sequence import Tokens
@@ -122,7 +122,7 @@ def table(figures: Description, encoding: tiktoken.Encoding, title: str) -> str:
 def main() -> None:
     """Tokenise a corpus unless that was done before, and print its figures."""
     args = corpus_parser("describe", __doc__).parse_args()
-    prepared = prepare_from(args)
+    prepared = prepare(**vars(args))
     documents = prepared.counts and {name: count["documents"] for name, count in prepared.counts.items()}
     description = describe(prepared.tokens, prepared.encoding, documents)
     title = f"corpus {args.corpus}, tokenizer {args.tokenizer}, in {prepared.directory}"

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,27 +45,19 @@ from gpt_lightning.ranges import PositiveInt
 
 @dataclass(frozen=True)
 class Prepared:
-    """A corpus that can be trained on.
-
-    Attributes:
-        encoding: Its tokenizer.
-        tokens: By the names train, val and test.
-        directory: Where the token files are.
-        identity: What tells one training text from another: corpus (its name), tokens and crc32.
-        counts: For each split, documents and bytes of text, among others; None if unknown.
-    """
+    """A corpus that can be trained on. Splits are named train, val and test."""
 
     encoding: tiktoken.Encoding
-    tokens: dict[str, Tokens]
-    directory: Path
-    identity: dict[str, Any]
-    counts: dict[str, dict[str, int]] | None
+    tokens: dict[str, Tokens]  # by split
+    directory: Path  # of the token files
+    identity: dict[str, Any]  # of the training text: corpus (its name), tokens and crc32
+    counts: dict[str, dict[str, int]] | None  # by split: documents, bytes of text and more; None if unknown
 
 
 def prepare(
     corpus: str,
     tokenizer: str,
-    data_dir: Path,
+    data_dir: Path | str,
     text_key: str = "text",
     max_bytes: int | None = None,
     percents: Sequence[int] | None = None,
@@ -80,11 +73,12 @@ def prepare(
     """
     if percents is not None and (problem := problem_of_percents(percents)):
         raise UserError(f"{problem}.")
+    data_dir = Path(os.path.expanduser(data_dir))
     if holds_tokens(corpus):
         if percents is not None or max_bytes is not None:
             raise UserError(f"{corpus} holds tokens that have their splits: leave out percents and max_bytes.")
-        directory = Path(corpus).expanduser()
-        if _is_ours(directory):
+        if _is_ours(corpus):
+            directory = Path(os.path.expanduser(corpus))
             return _open(directory, _tokenizer_of(directory, tokenizer))
         bins, encoding = find_bins(corpus), load_tokenizer(tokenizer)
         tokens, identity = open_bins(bins, encoding.n_vocab, data_dir / "tokens")
@@ -103,7 +97,7 @@ def prepare(
 
 def holds_tokens(corpus: str) -> bool:
     """Whether a corpus is token files, ours or another project's, rather than text."""
-    return _is_ours(Path(corpus).expanduser()) or find_bins(corpus) is not None
+    return _is_ours(corpus) or find_bins(corpus) is not None
 
 
 def problem_of_percents(percents: Sequence[int]) -> str | None:
@@ -123,7 +117,8 @@ def _open(directory: Path, encoding: tiktoken.Encoding) -> Prepared:
     return Prepared(encoding, tokens, directory, identity, index["splits"])
 
 
-def _is_ours(directory: Path) -> bool:
+def _is_ours(corpus: str) -> bool:
+    directory = Path(os.path.expanduser(corpus))
     # Both, since a directory of text may have an index.json too.
     return (directory / INDEX).is_file() and any(directory.glob("*_000000.bin"))
 
@@ -179,7 +174,7 @@ def _training_text(corpus: Corpus, size: int | None) -> Iterator[bytes]:
 
 
 def corpus_parser(module: str, description: str) -> OneLineParser:
-    """The parser of a command about a corpus, with the options that train.py has under --data."""
+    """The parser of a command about a corpus; its options are the parameters of `prepare`."""
     parser = OneLineParser(
         prog=f"python -m gpt_lightning.data.{module}",
         description=description,
@@ -194,18 +189,12 @@ def corpus_parser(module: str, description: str) -> OneLineParser:
     return parser
 
 
-def prepare_from(args: argparse.Namespace) -> Prepared:
-    """Prepare what the arguments name."""
-    data_dir = args.data_dir.expanduser()
-    return prepare(args.corpus, args.tokenizer, data_dir, args.text_key, args.max_bytes, args.percents)
-
-
 def main() -> None:
     """Prepare a corpus, and print where the tokens are and how to train on them."""
     parser = corpus_parser("prepare", __doc__)
     args = parser.parse_args()
     try:
-        prepared = prepare_from(args)
+        prepared = prepare(**vars(args))
     except KeyboardInterrupt:
         say("The same command goes on after the last finished shard.")
         raise

@@ -22,28 +22,18 @@ from gpt_lightning.notices import say
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text and how to split it.
+    """Text and how to split it."""
 
-    Attributes:
-        name: For messages and directory names.
-        files: In reading order; empty for a dataset, and for pydoc, which comes from the standard library.
-        percents: Shares of the bytes for train, val and test. If there are only two, test is the same text as val.
-            None, for a dataset, means the dataset's own splits.
-        checksum: (hashlib name, digest in hexadecimal) of the text, if known.
-        source: The full path of what the user named. It does not change when the text does.
-        dataset: Streamed by `datasets`; takes the place of files.
-        text_key: The name of the text in a record.
-        max_bytes: How much of the text to read; None for all.
-    """
-
-    name: str
-    files: tuple[Path, ...] = ()
+    name: str  # for messages and directory names
+    files: tuple[Path, ...] = ()  # in reading order; empty for a dataset, and for pydoc of the standard library
+    # Shares of the bytes for train, val and test. With only two, test is the same text as val. None, for a dataset,
+    # means the dataset's own splits.
     percents: tuple[int, ...] | None = (90, 5, 5)
-    checksum: tuple[str, str] | None = None
-    source: str = ""
-    dataset: hf.Dataset | None = None
-    text_key: str = "text"
-    max_bytes: int | None = None
+    checksum: tuple[str, str] | None = None  # (hashlib name, digest in hexadecimal) of the text, if known
+    source: str = ""  # the full path of what the user named: it stays the same when the text changes
+    dataset: hf.Dataset | None = None  # what `datasets` streams, instead of files
+    text_key: str = "text"  # the name of the text in a record
+    max_bytes: int | None = None  # how much of the text to read; None for all
 
     @property
     def hash_algorithm(self) -> str:

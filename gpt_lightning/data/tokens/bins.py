@@ -5,6 +5,7 @@ begins with magic number, version and count, then uint16 (GPT-2) or uint32 (Llam
 """
 
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def find_bins(spec: str) -> dict[str, list[Path]] | None:
     Raises:
         UserError: there are files for training but none for validation.
     """
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     candidates = path.glob("*.bin") if path.is_dir() else path.parent.glob(path.name) if "*" in path.name else ()
     try:
         files = sorted(file for file in candidates if file.suffix == ".bin" and file.is_file())

@@ -15,17 +15,11 @@ DIGESTS = "digests.json"
 
 @dataclass(frozen=True)
 class TextIdentity:
-    """What tells one text from another.
+    """What tells one text from another."""
 
-    Attributes:
-        digest: The hash of the text; for a dataset, whose text is elsewhere, that of the request for it.
-        size: In bytes; None if unknown.
-        changed: Whether the corpus had another text when it was last read.
-    """
-
-    digest: str
-    size: int | None
-    changed: bool
+    digest: str  # the hash of the text; for a dataset, whose text is elsewhere, that of the request for it
+    size: int | None  # in bytes; None if unknown
+    changed: bool  # whether the corpus had another text when it was last read
 
 
 def identify(corpus: Corpus, home: Path) -> TextIdentity:

@@ -115,9 +115,7 @@ def _tokens(pack: Pack, encoding: tiktoken.Encoding) -> np.ndarray:
 
 
 def _crc32_of(pack: Pack, crc32: int) -> int:
-    for _, text in pack.pieces:
-        crc32 = zlib.crc32(text, crc32)
-    return crc32
+    return zlib.crc32(b"".join(text for _, text in pack.pieces), crc32)
 
 
 def _shard_name(split: str, number: int) -> str:

@@ -22,19 +22,13 @@ EXPANSION_ALLOWED_BYTES = 100_000_000
 
 
 class Format(Protocol):
-    """What a module in this package has.
+    """What a module in this package has."""
 
-    Attributes:
-        SUFFIXES: How the names of such files end, in lower case. The longest suffix that fits decides.
-        DESCRIPTION: What such a file is, in a line of Markdown.
-        DOCUMENT: What counts as a document, in a line of Markdown.
-        BINARY: Whether the file holds more than text, and so perhaps NUL bytes. If not, it may also be packed, with .gz
-            or .bz2 after the suffix: open it with `open_unpacked`.
-    """
-
-    SUFFIXES: tuple[str, ...]
-    DESCRIPTION: str
-    DOCUMENT: str
+    SUFFIXES: tuple[str, ...]  # how the names of such files end, in lower case; the longest suffix that fits decides
+    DESCRIPTION: str  # what such a file is, in a line of Markdown
+    DOCUMENT: str  # what counts as a document, in a line of Markdown
+    # Whether the file holds more than text, and so perhaps NUL bytes. If not, it may also be packed, with .gz or .bz2
+    # after the suffix: open it with `open_unpacked`.
     BINARY: bool
 
     @staticmethod
