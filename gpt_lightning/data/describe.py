@@ -30,21 +30,17 @@ class Description:
 
     tokens: dict[str, int]
     bytes: dict[str, int]
-    documents: dict[str, int] | None  # None if unknown
     counts: np.ndarray  # (vocabulary,) int64, over all splits
     sequences: dict[str, int]  # in val and test, of `SEQUENCE` tokens each, without overlap …
     seen: dict[str, int]  # … and how many of them occur anywhere in train
 
 
-def describe(
-    splits: dict[str, Tokens], encoding: tiktoken.Encoding, documents: dict[str, int] | None = None
-) -> Description:
+def describe(splits: dict[str, Tokens], encoding: tiktoken.Encoding) -> Description:
     """Count tokens, bytes and repeated sequences of a tokenised corpus.
 
     Args:
         splits: Token ids by the names train, val and test.
         encoding: Their tokenizer.
-        documents: The number of documents in each split, if known.
     """
     lengths = token_byte_lengths(encoding).numpy()
     steps = sum(len(tokens) for tokens in splits.values()) + len(splits["train"])
@@ -68,7 +64,6 @@ def describe(
     return Description(
         tokens={name: len(tokens) for name, tokens in splits.items()},
         bytes={name: int(counts[name] @ lengths) for name in splits},
-        documents=documents,
         counts=sum(counts.values()),
         sequences={name: len(hashes) for name, hashes in held_out.items()},
         seen={name: int(flags.sum()) for name, flags in seen.items()},
@@ -93,17 +88,18 @@ def sequence_hashes(tokens: np.ndarray, n: int, stride: int) -> np.ndarray:
     return hashes
 
 
-def table(figures: Description, encoding: tiktoken.Encoding, title: str) -> str:
-    """The figures in aligned columns."""
+def table(
+    figures: Description, encoding: tiktoken.Encoding, title: str, documents: dict[str, int] | None = None
+) -> str:
+    """The figures in aligned columns, with the number of documents in each split if that is known."""
     total = sum(figures.tokens.values())
     columns = f"{'split':<8}{'documents':>14}{'bytes':>18}{'tokens':>18}{'of all':>8}{'bytes per token':>18}"
     lines = [title, "", columns]
-    documents = {name: f"{n:,}" for name, n in (figures.documents or {}).items()}
     for name, n in figures.tokens.items():
         per_token = f"{figures.bytes[name] / n:.2f}" if n else "-"
-        share, known = (n / total if total else 0), documents.get(name, "?")
-        lines.append(f"{name:<8}{known:>14}{figures.bytes[name]:>18,}{n:>18,}{share:>8.1%}{per_token:>18}")
-    all_documents = f"{sum(figures.documents.values()):,}" if figures.documents else "?"
+        share, n_documents = (n / total if total else 0), f"{documents[name]:,}" if documents else "?"
+        lines.append(f"{name:<8}{n_documents:>14}{figures.bytes[name]:>18,}{n:>18,}{share:>8.1%}{per_token:>18}")
+    all_documents = f"{sum(documents.values()):,}" if documents else "?"
     lines.append(f"{'all':<8}{all_documents:>14}{sum(figures.bytes.values()):>18,}{total:>18,}")
     used = int((figures.counts > 0).sum())
     lines += ["", f"{used:,} of {encoding.n_vocab:,} token ids occur. The most frequent:"]
@@ -124,9 +120,9 @@ def main() -> None:
     args = corpus_parser("describe", __doc__).parse_args()
     prepared = prepare(**vars(args))
     documents = prepared.counts and {name: count["documents"] for name, count in prepared.counts.items()}
-    description = describe(prepared.tokens, prepared.encoding, documents)
+    figures = describe(prepared.tokens, prepared.encoding)
     title = f"corpus {args.corpus}, tokenizer {args.tokenizer}, in {prepared.directory}"
-    print(table(description, prepared.encoding, title))
+    print(table(figures, prepared.encoding, title, documents))
 
 
 def _hashes_without_overlap(tokens: Tokens) -> np.ndarray:

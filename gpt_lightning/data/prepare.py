@@ -77,8 +77,7 @@ def prepare(
     if holds_tokens(corpus):
         if percents is not None or max_bytes is not None:
             raise UserError(f"{corpus} holds tokens that have their splits: leave out percents and max_bytes.")
-        if _is_ours(corpus):
-            directory = Path(os.path.expanduser(corpus))
+        if directory := _own_directory(corpus):
             return _open(directory, _tokenizer_of(directory, tokenizer))
         bins, encoding = find_bins(corpus), load_tokenizer(tokenizer)
         tokens, identity = open_bins(bins, encoding.n_vocab, data_dir / "tokens")
@@ -97,7 +96,7 @@ def prepare(
 
 def holds_tokens(corpus: str) -> bool:
     """Whether a corpus is token files, ours or another project's, rather than text."""
-    return _is_ours(corpus) or find_bins(corpus) is not None
+    return _own_directory(corpus) is not None or find_bins(corpus) is not None
 
 
 def problem_of_percents(percents: Sequence[int]) -> str | None:
@@ -117,10 +116,11 @@ def _open(directory: Path, encoding: tiktoken.Encoding) -> Prepared:
     return Prepared(encoding, tokens, directory, identity, index["splits"])
 
 
-def _is_ours(corpus: str) -> bool:
+def _own_directory(corpus: str) -> Path | None:
+    """The directory of token files of ours that a corpus is; None if it is something else."""
     directory = Path(os.path.expanduser(corpus))
-    # Both, since a directory of text may have an index.json too.
-    return (directory / INDEX).is_file() and any(directory.glob("*_000000.bin"))
+    # A directory of text may have an index.json, too.
+    return directory if (directory / INDEX).is_file() and any(directory.glob("*_000000.bin")) else None
 
 
 def _tokenizer_of(directory: Path, tokenizer: str) -> tiktoken.Encoding:
@@ -132,10 +132,10 @@ def _tokenizer_of(directory: Path, tokenizer: str) -> tiktoken.Encoding:
         raise UserError(
             f"{directory / INDEX} is no index of token files ({type(error).__name__}: {error}): make them again."
         ) from error
-    ours = (directory / RANKS).is_file() and bpe_size(tokenizer) == size
-    encoding = load_tokenizer(str(directory / RANKS) if ours else tokenizer)
+    ranks = directory / RANKS
+    encoding = load_tokenizer(str(ranks) if ranks.is_file() and bpe_size(tokenizer) == size else tokenizer)
     if tokenizer_digest(encoding) != digest:
-        fix = directory / RANKS if (directory / RANKS).is_file() else name
+        fix = ranks if ranks.is_file() else name
         raise UserError(
             f"The tokens in {directory} are not those of tokenizer {tokenizer!r}: set --data.tokenizer {fix}."
         )
@@ -147,12 +147,8 @@ def _learn(corpus: Corpus, size: int, home: Path) -> tiktoken.Encoding:
     text = identify(corpus, home)
     key = hashlib.sha256(json.dumps([text.digest, corpus.percents, size, SAMPLE_BYTES]).encode()).hexdigest()[:16]
     path = home / f"bpe-{key}" / f"bpe{size}.tiktoken"
-
-    def make(temporary: Path) -> None:
-        write_ranks(train_ranks(_training_text(corpus, text.size), size), temporary)
-
     try:
-        make_once(path, make)
+        make_once(path, lambda file: write_ranks(train_ranks(_training_text(corpus, text.size), size), file))
     except OSError as error:
         raise UserError(f"{home} cannot be written ({error}): make room or choose another --data.data_dir.") from error
     finally:

@@ -153,6 +153,7 @@ def read_corpus(corpus: Corpus) -> Blocks:
 
 
 def _read_files(corpus: Corpus) -> Blocks:
+    """The blocks of all files, with documents numbered through."""
     document = -1
     for path in corpus.files:
         previous = None
