@@ -36,7 +36,7 @@ class Description:
 
 
 def describe(splits: dict[str, Tokens], encoding: tiktoken.Encoding) -> Description:
-    """Count tokens, bytes and repeated sequences of a tokenised corpus.
+    """Counts tokens, bytes and repeated sequences of a tokenised corpus.
 
     Args:
         splits: Token ids by the names train, val and test.
@@ -116,7 +116,7 @@ def table(
 
 
 def main() -> None:
-    """Tokenise a corpus unless that was done before, and print its figures."""
+    """Tokenises a corpus unless that was done before, and prints its figures."""
     args = corpus_parser("describe", __doc__).parse_args()
     prepared = prepare(**vars(args))
     documents = prepared.counts and {name: count["documents"] for name, count in prepared.counts.items()}

@@ -63,7 +63,7 @@ def prepare(
     percents: Sequence[int] | None = None,
     learnt: tiktoken.Encoding | None = None,
 ) -> Prepared:
-    """Tokenise a corpus unless that was done before, and map its tokens into memory.
+    """Tokenises a corpus unless that was done before, and maps its tokens into memory.
 
     The arguments are those of `TextDataModule`. If `learnt` has the size that bpe:<vocabulary size> asks for, it is
     the tokenizer meant.
@@ -186,7 +186,7 @@ def corpus_parser(module: str, description: str) -> OneLineParser:
 
 
 def main() -> None:
-    """Prepare a corpus, and print where the tokens are and how to train on them."""
+    """Prepares a corpus, and prints where the tokens are and how to train on them."""
     parser = corpus_parser("prepare", __doc__)
     args = parser.parse_args()
     try:

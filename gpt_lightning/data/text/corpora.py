@@ -96,13 +96,13 @@ def _find(spec: str, data_dir: Path) -> Corpus:
     if spec == "pydoc":
         return Corpus(spec)
     if spec in _DOWNLOADS:
-        source = _DOWNLOADS[spec]
-        path = data_dir / source.unpacked
+        known = _DOWNLOADS[spec]
+        path = data_dir / known.unpacked
         if not path.exists():
-            if source.url.endswith(".zip"):
+            if known.url.endswith(".zip"):
                 path = path.with_name(f"{path.name}.zip")
-            download(source.url, path, *source.checksum, source.max_bytes)
-        return Corpus(spec, (path,), source.percents, source.checksum, source=spec)
+            download(known.url, path, *known.checksum, known.max_bytes)
+        return Corpus(spec, (path,), known.percents, known.checksum, source=spec)
     try:
         files = tuple(_files(spec, data_dir / "tokens"))
     # RecursionError: before Python 3.12 pathlib cannot descend through thousands of nested directories.

@@ -46,14 +46,14 @@ def find_bins(spec: str) -> dict[str, list[Path]] | None:
 
 
 def open_bins(bins: dict[str, list[Path]], n_ids: int, home: Path) -> tuple[dict[str, Tokens], dict[str, Any]]:
-    """Map the files into memory, after checking that the tokenizer has all their ids.
+    """Maps the files into memory, after checking that the tokenizer has all their ids.
 
     The check is not repeated while the files' sizes and times stay the same.
 
     Args:
         bins: From `find_bins`.
         n_ids: The number of ids that the tokenizer has.
-        home: The directory of the cache of checks.
+        home: The directory of the file that remembers checks.
 
     Returns:
         Tokens by the names train, val and test, and the identity of the training text, as in `Prepared`.

@@ -10,7 +10,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +134,7 @@ def _check(directory: Path, paths: list[Path], split: dict[str, Any], again: str
 
 
 def _stamps(directory: Path, paths: dict[str, list[Path]]) -> dict[str, list[int]]:
-    files = [directory / INDEX, *(path for split in SPLITS for path in paths[split])]
-    return {path.name: stamp_of(path) for path in files}
+    return {path.name: stamp_of(path) for path in (directory / INDEX, *chain(*paths.values()))}
 
 
 def _write_or_clean(corpus: Corpus, encoding: tiktoken.Encoding, text: TextIdentity, directory: Path) -> None:

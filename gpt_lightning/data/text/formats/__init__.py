@@ -33,7 +33,7 @@ class Format(Protocol):
 
     @staticmethod
     def read(path: Path, text_key: str) -> Blocks:
-        """Stream the documents of a file, as `blocks_of_file` and `blocks_of_texts` do, with little of it in memory.
+        """Streams the documents of a file, as `blocks_of_file` and `blocks_of_texts` do, with little of it in memory.
 
         If the format has records, their text is under `text_key`. Raises OSError, EOFError or ValueError if the file is
         damaged.
