@@ -204,13 +204,13 @@ class TextDataModule(LightningDataModule):
         then, now = state_dict.get("text"), self._text  # None in checkpoints from before this was stored
         fitting = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if fitting and then and (then["tokens"], then["crc32"]) != (now["tokens"], now["crc32"]):
-            descriptions = [
+            that, this = (
                 f"corpus {text['corpus']} with {text['tokens']:,} tokens (checksum {text['crc32']:08x})"
                 for text in (then, now)
-            ]
+            )
             rank_zero_warn(
-                f"The training text is not the one that the checkpoint was trained on: that was {descriptions[0]}, "
-                f"this is {descriptions[1]}. Training goes on at its position in the new text."
+                f"The training text is not the one that the checkpoint was trained on: that was {that}, this is {this}."
+                " Training goes on at its position in the new text."
             )
 
     def _prepare(self) -> Prepared:
