@@ -1,4 +1,4 @@
-"""Makes a file or directory once, by one process at a time, so that whatever lies under its name is complete."""
+"""Makes a file or directory once, in one process at a time: if its name exists, it is complete."""
 
 import contextlib
 import platform
@@ -13,30 +13,30 @@ from filelock import FileLock, Timeout
 
 from gpt_lightning.notices import say
 
-_UNFINISHED = ".unfinished-"  # how the names of things begin that are being made
-_PARTIAL = ".partial-"  # … and of things that another process can go on making
-_DAY = 24 * 60 * 60
+# How the temporary names of unfinished things begin, and those of things that another process can finish.
+_UNFINISHED, _PARTIAL = ".unfinished-", ".partial-"
+_DAY = 24 * 60 * 60  # seconds
 
 
 def make_once(path: Path, make: Callable[[Path], None], resumable: bool = False) -> None:
-    """Has `make` write a file or directory under another name and renames it to `path`, unless that is there.
+    """Has `make` write a file or directory under a temporary name, then renames it to `path`, unless that exists.
 
-    One process at a time does so; the others wait for it. What killed processes left is removed.
+    One process at a time does so while others wait for it. What killed processes left is removed.
 
     Args:
         path: What to make; its directory is made if need be.
         make: Called with the path to write to, whose name ends like that of `path`.
-        resumable: `make` goes on with what a killed or failed process left, and removes what nobody can go on with.
+        resumable: `make` continues what a killed or failed process left, and removes what cannot be continued.
 
     Raises:
-        OSError: the directory cannot be written. Then, and if `make` raises, nothing is left behind, except what `make`
-            leaves there for another process to go on with.
+        OSError: the directory cannot be written. Nothing is left behind then, nor if `make` raises, except what a
+            resumable `make` leaves to be continued.
     """
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False)
-    # Not every filesystem has locks. Without one the work may be done twice, and the first to rename wins.
+    # Not every file system has locks. Without one the work may be done twice, and the first to rename wins.
     with contextlib.suppress(OSError):
         try:
             lock.acquire(blocking=False)
@@ -47,12 +47,12 @@ def make_once(path: Path, make: Callable[[Path], None], resumable: bool = False)
         if not path.exists():
             if lock.is_locked:
                 _remove_leftovers(path)
-            # Without a lock two processes may be at it: each works under a name of its own.
+            # Without a lock two processes may be at work, each under a temporary name of its own.
             _make(path, make, resumable and lock.is_locked)
     finally:
         if lock.is_locked:
             with contextlib.suppress(OSError):
-                Path(lock.lock_file).unlink()  # before the release: a process that waits notices and locks anew
+                Path(lock.lock_file).unlink()  # before the release: waiting processes notice and lock anew
             lock.release()
 
 
@@ -72,22 +72,17 @@ def _make(path: Path, make: Callable[[Path], None], resumable: bool) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes what killed processes left of `path`, which is locked, and whatever nobody has written to for a day (for
-    30 days, if another process could go on with it)."""
-    # On some filesystems of clusters a lock holds on one machine only: another may be at work on the same path.
+    """Removes what killed processes left of `path`, which is locked, and anything not written to for a day (30 days if
+    another process could finish it)."""
+    # On some cluster file systems a lock holds on one machine only: another may be at work on the same path.
     ours = re.compile(re.escape(f"{_UNFINISHED}{platform.node()}-") + "[0-9a-f]{8}" + re.escape(f"-{path.name}"))
-    for leftover in path.parent.glob(f"{_UNFINISHED}*"):
-        with contextlib.suppress(OSError):  # its process may finish it just now
-            if ours.fullmatch(leftover.name) or time.time() - _last_written(leftover) > _DAY:
-                _remove(leftover)
-    for leftover in path.parent.glob(f"{_PARTIAL}*"):
-        with contextlib.suppress(OSError):
-            if leftover.name != f"{_PARTIAL}{path.name}" and time.time() - _last_written(leftover) > 30 * _DAY:
-                _remove(leftover)
-
-
-def _last_written(path: Path) -> float:
-    return max(part.stat().st_mtime for part in (path, *path.glob("*")))
+    for prefix, days in ((_UNFINISHED, 1), (_PARTIAL, 30)):
+        for leftover in path.parent.glob(f"{prefix}*"):
+            with contextlib.suppress(OSError):  # another process may be finishing it just now
+                last_written = max(part.stat().st_mtime for part in (leftover, *leftover.glob("*")))
+                old = time.time() - last_written > days * _DAY and leftover.name != f"{_PARTIAL}{path.name}"
+                if old or ours.fullmatch(leftover.name):
+                    _remove(leftover)
 
 
 def _remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Text in, batches of tokens out: corpora → tokenizer → token files (memory-mapped) → datamodule.
+"""From text to batches of tokens: corpora → tokenizer → token files (memory-mapped) → datamodule.
 
-Nothing is imported here: generate.py needs the tokenizer only, and Lightning takes seconds to import.
+Nothing is imported here, since generate.py needs only the tokenizer and Lightning takes seconds to import.
 """

@@ -1,6 +1,5 @@
-"""The LightningDataModule: puts corpus, tokenizer, token files and loaders together, which do the work."""
+"""The LightningDataModule. The work is done by corpora, tokenizer, token files and loaders, which it puts together."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from gpt_lightning.data.batches.loader import BlockLoader, EvaluationLoader
-from gpt_lightning.data.prepare import Prepared, prepare, what_is_wrong_with
+from gpt_lightning.data.prepare import Prepared, prepare, problem_of_percents
 from gpt_lightning.data.text import formats
 from gpt_lightning.data.text.corpora import full_path
 from gpt_lightning.data.tokenizer import same_tokenizer, token_byte_lengths, tokenizer_state
@@ -27,9 +26,9 @@ STORED_SEQUENCES = 8  # validation sequences kept in a checkpoint, to look at wi
 class TextDataModule(LightningDataModule):
     __doc__ = f"""Text as batches `(inputs, targets)` of int64 (B, T), targets being inputs shifted by one.
 
-    After `setup` it has `encoding` (tiktoken.Encoding), `tokens` (arrays by the names train, val and test) and
+    `setup` provides `encoding` (tiktoken.Encoding), `tokens` (arrays by the names train, val and test) and
     `token_byte_lengths` ((vocabulary,) int64, the bytes of text in each token id). If `learnt` is set before, to the
-    tokenizer of a checkpoint, then that is the one that bpe:<vocabulary size> means, whatever the corpus is.
+    tokenizer of a checkpoint, bpe:<vocabulary size> means that one, whatever the corpus.
 
     Args:
         corpus: Text to train on: pydoc (Python's own documentation, no download), shakespeare, enwik8; hf:owner/name or
@@ -40,16 +39,16 @@ class TextDataModule(LightningDataModule):
         tokenizer: bytes (256 raw bytes), gpt2, cl100k_base, o200k_base, bpe:<vocabulary size>, which is learnt from the
             training text, or a file of tiktoken ranks. All but bytes put <|endoftext|> between documents.
         batch_size: Sequences in a batch of one process.
-        context_length: Tokens in a sequence. Left out, it is that of the model.
+        context_length: Tokens in a sequence. Left out, that of the model.
         data_dir: Directory for downloads and token files.
         seed: Seed of the order in which the training text is seen.
         test_stride: Tokens from one window of the test to the next: with context_length − n, each token is predicted
             from at least n tokens before it, at context_length / test_stride times the cost. Left out, windows do not
             overlap.
-        text_key: Where the text is in a record of a file or dataset that has records.
+        text_key: The name of the text in a record, for files and datasets that have records.
         max_bytes: Read only so much of the text.
-        percents: Shares of the bytes for training, validation and test, such as [80, 10, 10]. Left out, they are those
-            of the corpus; but `train.py test` tests on all of a text that the checkpoint was not trained on.
+        percents: Shares of the bytes for training, validation and test, such as [80, 10, 10]. Left out, those of the
+            corpus; but `train.py test` tests on all of a text that the checkpoint was not trained on.
 
     Raises:
         UserError: an argument is out of range.
@@ -77,36 +76,36 @@ class TextDataModule(LightningDataModule):
             for name, value in texts.items()
             if not is_name(value)
         ]
-        if percents is not None and (problem := what_is_wrong_with(percents)):
+        if percents is not None and (problem := problem_of_percents(percents)):
             problems.append(problem)
         check_arguments(TextDataModule.__init__, arguments, "data", problems)
         self.save_hyperparameters()
         self.batch_size = batch_size
-        self.context_length = context_length  # if None, train.py sets it before the data is prepared
+        self.context_length = context_length  # None until train.py sets it, before the data is prepared
         self.tokens: dict[str, Tokens] = {}
         self._text: dict[str, Any] = {}
         self._prepared: Prepared | None = None
         self.learnt: tiktoken.Encoding | None = None
 
     def prepare_data(self) -> None:
-        """Downloads and tokenises, once; of several processes one does it and the others wait.
+        """Downloads and tokenises once. Of several processes one does it and the others wait.
 
         Raises:
-            UserError: the corpus, the tokenizer or `data_dir` cannot be used, or nobody set `context_length`.
+            UserError: the corpus, the tokenizer or `data_dir` cannot be used, or `context_length` is not set.
         """
         self._prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Maps the token files into memory; unless the stage is validate or test, training has to be possible.
+        """Maps the token files into memory and, unless the stage is validate or test, checks that training is possible.
 
         Raises:
-            UserError: as `prepare_data`, or token files are damaged, or there is no validation text, or the training
+            UserError: as in `prepare_data`, or token files are damaged, there is no validation text, or the training
                 text is too short for one sequence.
         """
         if not self.tokens:
             prepared = self._prepare()
             self.token_byte_lengths = token_byte_lengths(self.encoding)
-            self._text = prepared.identity | {"source": full_path(self.hparams.corpus, self._data_dir)}
+            self._text = prepared.identity | {"source": full_path(self.hparams.corpus, Path(self.hparams.data_dir))}
             self.tokens = prepared.tokens
         if stage not in (TrainerFn.VALIDATING, TrainerFn.TESTING):
             self._split("val")
@@ -117,7 +116,7 @@ class TextDataModule(LightningDataModule):
                 )
 
     def train_dataloader(self) -> BlockLoader:
-        """Shuffled batches; a checkpoint stores the position in them.
+        """Shuffled batches; a checkpoint stores the position among them.
 
         Raises:
             UserError: the training text does not fill one batch of all processes.
@@ -178,9 +177,9 @@ class TextDataModule(LightningDataModule):
         return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts]).astype(np.int64))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to be examined without the data: tokenizer and some validation sequences (int32).
+        """What allows a checkpoint to be examined without the data: tokenizer and some validation sequences (int32).
 
-        Also which text it was trained on, so that a resume on another text is noticed.
+        Also the identity of the training text, so that resuming on another text is noticed.
         """
         if not self.tokens:  # a checkpoint made because setup failed
             return {}
@@ -191,10 +190,10 @@ class TextDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Checks that the checkpoint's token ids mean the same here; warns if training goes on with another text.
+        """Checks that the checkpoint's token ids mean the same here; warns if training continues with another text.
 
         Raises:
-            UserError: it was trained with another tokenizer.
+            UserError: the checkpoint was trained with another tokenizer.
         """
         theirs, ours = state_dict["tokenizer"], tokenizer_state(self.encoding)
         if not same_tokenizer(theirs, ours):
@@ -205,13 +204,13 @@ class TextDataModule(LightningDataModule):
         then, now = state_dict.get("text"), self._text  # None in checkpoints from before this was stored
         fitting = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if fitting and then and (then["tokens"], then["crc32"]) != (now["tokens"], now["crc32"]):
-            descriptions = [
+            that, this = (
                 f"corpus {text['corpus']} with {text['tokens']:,} tokens (checksum {text['crc32']:08x})"
                 for text in (then, now)
-            ]
+            )
             rank_zero_warn(
-                f"The training text is not the one that the checkpoint was trained on: that was {descriptions[0]}, "
-                f"this is {descriptions[1]}. Training goes on at its position in the new text."
+                f"The training text is not the one that the checkpoint was trained on: that was {that}, this is {this}."
+                " Training goes on at its position in the new text."
             )
 
     def _prepare(self) -> Prepared:
@@ -220,17 +219,13 @@ class TextDataModule(LightningDataModule):
         if self._prepared is None:
             h = self.hparams
             self._prepared = prepare(
-                h.corpus, h.tokenizer, self._data_dir, h.text_key, h.max_bytes, h.percents, self.learnt
+                h.corpus, h.tokenizer, h.data_dir, h.text_key, h.max_bytes, h.percents, self.learnt
             )
             self.encoding = self._prepared.encoding
         return self._prepared
 
-    @property
-    def _data_dir(self) -> Path:
-        return Path(os.path.expanduser(self.hparams.data_dir))
-
     def _split(self, name: str) -> Tokens:
-        """The tokens of a split; UserError if there are none."""
+        """The tokens of a split. Raises UserError if there are none."""
         if len(self.tokens[name]) == 0:
             raise UserError(
                 f"The {name} split of corpus {self.hparams.corpus} is empty, since data.percents is "

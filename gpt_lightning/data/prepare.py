@@ -1,15 +1,16 @@
-"""From the name of a corpus to its tokens: finds it, learns a tokenizer from it if need be, tokenises, opens.
+"""From the name of a corpus to its tokens: finds the text, learns a tokenizer if need be, tokenises, opens.
 
     python -m gpt_lightning.data.prepare --corpus hf:HuggingFaceFW/fineweb-edu --tokenizer gpt2 --max_bytes 1e9
 
 Training does the same when it begins; this is for a machine without a GPU, or for the night before. If it is killed,
-the same command goes on where it was.
+the same command continues where it stopped.
 """
 
 import argparse
 import contextlib
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,6 @@ from gpt_lightning.data.tokens.token_files import (
     open_token_files,
     prepare_token_files,
     read_index,
-    text_identity,
     tokenizer_digest,
 )
 from gpt_lightning.data.tokens.token_sequence import Tokens
@@ -45,59 +45,62 @@ from gpt_lightning.ranges import PositiveInt
 
 @dataclass(frozen=True)
 class Prepared:
-    """A corpus that can be trained on.
-
-    Attributes:
-        encoding: Its tokenizer.
-        tokens: By the names train, val and test.
-        place: The directory of the token files.
-        identity: Of the training text: corpus (its name), tokens and crc32.
-        counts: The bytes of text and the documents of each split, among others; None if they are not known.
-    """
+    """A corpus that can be trained on. Splits are named train, val and test."""
 
     encoding: tiktoken.Encoding
-    tokens: dict[str, Tokens]
-    place: Path
-    identity: dict[str, Any]
-    counts: dict[str, dict[str, int]] | None
+    tokens: dict[str, Tokens]  # by split
+    directory: Path  # of the token files
+    identity: dict[str, Any]  # of the training text: corpus (its name), tokens and crc32
+    counts: dict[str, dict[str, int]] | None  # by split: documents, bytes of text and more; None if unknown
 
 
 def prepare(
     corpus: str,
     tokenizer: str,
-    data_dir: Path,
+    data_dir: Path | str,
     text_key: str = "text",
     max_bytes: int | None = None,
     percents: Sequence[int] | None = None,
     learnt: tiktoken.Encoding | None = None,
 ) -> Prepared:
-    """Tokenise a corpus unless that was done before, and map its tokens into memory.
+    """Tokenises a corpus unless that was done before, and maps its tokens into memory.
 
-    The arguments are those of `TextDataModule`; `learnt` is what bpe:<vocabulary size> means if it has that size.
+    The arguments are those of `TextDataModule`. If `learnt` has the size that bpe:<vocabulary size> asks for, it is
+    the tokenizer meant.
 
     Raises:
         UserError: the corpus, the tokenizer or `data_dir` cannot be used.
     """
-    if percents is not None and (problem := what_is_wrong_with(percents)):
+    if percents is not None and (problem := problem_of_percents(percents)):
         raise UserError(f"{problem}.")
+    data_dir = Path(os.path.expanduser(data_dir))
     if holds_tokens(corpus):
         if percents is not None or max_bytes is not None:
             raise UserError(f"{corpus} holds tokens that have their splits: leave out percents and max_bytes.")
-        return _open(corpus, tokenizer, data_dir)
+        if directory := _own_directory(corpus):
+            return _open(directory, _tokenizer_of(directory, tokenizer))
+        bins, encoding = find_bins(corpus), load_tokenizer(tokenizer)
+        tokens, identity = open_bins(bins, encoding.n_vocab, data_dir / "tokens")
+        return Prepared(encoding, tokens, bins["train"][0].parent, identity, None)
     text = find_corpus(corpus, data_dir, text_key, max_bytes)
     if percents is not None:
         text = replace(text, percents=tuple(percents))
-    encoding = _tokenizer_for(text, tokenizer, data_dir, learnt)
-    return _opened(prepare_token_files(text, encoding, data_dir), encoding)
+    if (size := bpe_size(tokenizer)) is None:
+        encoding = load_tokenizer(tokenizer)
+    elif learnt is not None and learnt.n_vocab == size:
+        encoding = learnt
+    else:
+        encoding = _learn(text, size, data_dir / "tokens")
+    return _open(prepare_token_files(text, encoding, data_dir), encoding)
 
 
 def holds_tokens(corpus: str) -> bool:
-    """Whether a corpus is token files, ours or others', rather than text."""
-    return _is_ours(Path(corpus).expanduser()) or find_bins(corpus) is not None
+    """Whether a corpus is token files, ours or another project's, rather than text."""
+    return _own_directory(corpus) is not None or find_bins(corpus) is not None
 
 
-def what_is_wrong_with(percents: Sequence[int]) -> str | None:
-    """Why these are not the shares of the splits, as a clause; None if they are."""
+def problem_of_percents(percents: Sequence[int]) -> str | None:
+    """Why these cannot be the shares of the splits, as a clause; None if they can."""
     if len(percents) == 3 and all(type(p) is int and p >= 0 for p in percents) and sum(percents) == 100:
         return None
     return (
@@ -106,28 +109,22 @@ def what_is_wrong_with(percents: Sequence[int]) -> str | None:
     )
 
 
-def _open(corpus: str, tokenizer: str, data_dir: Path) -> Prepared:
-    """A corpus that holds tokens."""
-    directory = Path(corpus).expanduser()
-    if _is_ours(directory):
-        return _opened(directory, _tokenizer_of(directory, tokenizer))
-    bins, encoding = find_bins(corpus), load_tokenizer(tokenizer)
-    tokens, identity = open_bins(bins, encoding.n_vocab, data_dir / "tokens")
-    return Prepared(encoding, tokens, bins["train"][0].parent, identity, None)
+def _open(directory: Path, encoding: tiktoken.Encoding) -> Prepared:
+    tokens, index = open_token_files(directory), read_index(directory)
+    train = index["splits"]["train"]
+    identity = {"corpus": index["corpus"], "tokens": train["tokens"], "crc32": train["crc32"]}
+    return Prepared(encoding, tokens, directory, identity, index["splits"])
 
 
-def _opened(directory: Path, encoding: tiktoken.Encoding) -> Prepared:
-    tokens = open_token_files(directory)
-    return Prepared(encoding, tokens, directory, text_identity(directory), read_index(directory)["splits"])
-
-
-def _is_ours(directory: Path) -> bool:
-    # A directory of text may have an index.json too.
-    return (directory / INDEX).is_file() and any(directory.glob("*_000000.bin"))
+def _own_directory(corpus: str) -> Path | None:
+    """The directory of token files of ours that a corpus is; None if it is something else."""
+    directory = Path(os.path.expanduser(corpus))
+    # A directory of text may have an index.json, too.
+    return directory if (directory / INDEX).is_file() and any(directory.glob("*_000000.bin")) else None
 
 
 def _tokenizer_of(directory: Path, tokenizer: str) -> tiktoken.Encoding:
-    """The tokenizer with which token files were written, if it is the one asked for."""
+    """The tokenizer that wrote the token files in a directory, provided that it is the one asked for."""
     try:
         index = read_index(directory)
         name, digest, size = index["tokenizer"], index["tokenizer_digest"], index["vocabulary"]
@@ -135,26 +132,14 @@ def _tokenizer_of(directory: Path, tokenizer: str) -> tiktoken.Encoding:
         raise UserError(
             f"{directory / INDEX} is no index of token files ({type(error).__name__}: {error}): make them again."
         ) from error
-    ours = (directory / RANKS).is_file() and bpe_size(tokenizer) == size
-    encoding = load_tokenizer(str(directory / RANKS) if ours else tokenizer)
+    ranks = directory / RANKS
+    encoding = load_tokenizer(str(ranks) if ranks.is_file() and bpe_size(tokenizer) == size else tokenizer)
     if tokenizer_digest(encoding) != digest:
-        fix = directory / RANKS if (directory / RANKS).is_file() else name
+        fix = ranks if ranks.is_file() else name
         raise UserError(
             f"The tokens in {directory} are not those of tokenizer {tokenizer!r}: set --data.tokenizer {fix}."
         )
     return encoding
-
-
-def _tokenizer_for(
-    corpus: Corpus, tokenizer: str, data_dir: Path, learnt: tiktoken.Encoding | None
-) -> tiktoken.Encoding:
-    """The tokenizer asked for, learnt from the corpus if it has to be and was not."""
-    size = bpe_size(tokenizer)
-    if size is None:
-        return load_tokenizer(tokenizer)
-    if learnt is not None and learnt.n_vocab == size:
-        return learnt
-    return _learn(corpus, size, data_dir / "tokens")
 
 
 def _learn(corpus: Corpus, size: int, home: Path) -> tiktoken.Encoding:
@@ -162,12 +147,8 @@ def _learn(corpus: Corpus, size: int, home: Path) -> tiktoken.Encoding:
     text = identify(corpus, home)
     key = hashlib.sha256(json.dumps([text.digest, corpus.percents, size, SAMPLE_BYTES]).encode()).hexdigest()[:16]
     path = home / f"bpe-{key}" / f"bpe{size}.tiktoken"
-
-    def make(temporary: Path) -> None:
-        write_ranks(train_ranks(_training_text(corpus, text.size), size), temporary)
-
     try:
-        make_once(path, make)
+        make_once(path, lambda file: write_ranks(train_ranks(_training_text(corpus, text.size), size), file))
     except OSError as error:
         raise UserError(f"{home} cannot be written ({error}): make room or choose another --data.data_dir.") from error
     finally:
@@ -177,44 +158,39 @@ def _learn(corpus: Corpus, size: int, home: Path) -> tiktoken.Encoding:
 
 
 def _training_text(corpus: Corpus, size: int | None) -> Iterator[bytes]:
-    """Pieces of the training split, spread evenly over it if it is large; of a dataset, those at its beginning."""
+    """Pieces of the training split, spread evenly if it is large; the first ones of a dataset."""
     if corpus.dataset is not None:
-        few = min(SAMPLE_BYTES, corpus.max_bytes or SAMPLE_BYTES)
-        placed = hf.read_dataset(corpus.dataset, corpus.text_key, corpus.percents, few)
-        yield from (text for split, _, text in placed if split == 0)
+        max_bytes = min(SAMPLE_BYTES, corpus.max_bytes or SAMPLE_BYTES)
+        documents = hf.read_dataset(corpus.dataset, corpus.text_key, corpus.percents, max_bytes)
+        yield from (text for split, _, text in documents if split == 0)
         return
     ends = [size * percent // 100 for percent in accumulate(corpus.percents)]
     pieces = (text for split, _, text in segments(by_bytes(read_corpus(corpus), ends)) if split == 0)
     yield from sample(pieces, ends[0], SAMPLE_BYTES)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that name a corpus, as train.py has them under --data."""
+def corpus_parser(module: str, description: str) -> OneLineParser:
+    """The parser of a command about a corpus; its options are the parameters of `prepare`."""
+    parser = OneLineParser(
+        prog=f"python -m gpt_lightning.data.{module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--corpus", default="pydoc", help="as for train.py's --data.corpus (default: pydoc)")
     parser.add_argument("--tokenizer", default="bytes", help="as for --data.tokenizer (default: bytes)")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="directory of token files (default: data)")
     parser.add_argument("--text_key", default="text", help="where the text of a record is (default: text)")
     parser.add_argument("--max_bytes", type=PositiveInt, help="read only so much of the text, such as 1e9")
     parser.add_argument("--percents", type=int, nargs=3, help="shares of train, val and test (default: 90 5 5)")
-
-
-def prepare_from(args: argparse.Namespace) -> Prepared:
-    """Prepare what the arguments name."""
-    data_dir = args.data_dir.expanduser()
-    return prepare(args.corpus, args.tokenizer, data_dir, args.text_key, args.max_bytes, args.percents)
+    return parser
 
 
 def main() -> None:
-    """Parse, prepare, say where the tokens lie and how to train on them."""
-    parser = OneLineParser(
-        prog="python -m gpt_lightning.data.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_arguments(parser)
+    """Prepares a corpus, and prints where the tokens are and how to train on them."""
+    parser = corpus_parser("prepare", __doc__)
     args = parser.parse_args()
     try:
-        prepared = prepare_from(args)
+        prepared = prepare(**vars(args))
     except KeyboardInterrupt:
         say("The same command goes on after the last finished shard.")
         raise
@@ -223,7 +199,7 @@ def main() -> None:
     for name, value in vars(args).items():
         if value != parser.get_default(name):
             command += [f"--data.{name}", str(value)]
-    print("\n".join([f"In {prepared.place}:", *lines, f"Train on it with  {shlex.join(command)}"]))
+    print("\n".join([f"In {prepared.directory}:", *lines, f"Train on it with  {shlex.join(command)}"]))
 
 
 if __name__ == "__main__":

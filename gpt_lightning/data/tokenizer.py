@@ -1,6 +1,6 @@
-"""One tokenizer type, tiktoken.Encoding, for 256 raw bytes, published vocabularies and ranks learnt from a corpus.
+"""Tokenizers, all of one type, tiktoken.Encoding: 256 raw bytes, published vocabularies, ranks learnt from a corpus.
 
-Here one is made, stored in a checkpoint and used, on bytes that are no text too. Token files are not known here.
+Here they are loaded, stored in checkpoints and applied, also to bytes that are not text. Token files are elsewhere.
 """
 
 import base64
@@ -17,11 +17,11 @@ import torch
 from gpt_lightning.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
-# As tiktoken writes GPT-2's pattern; kept here so that a ranks file means the same under every version of tiktoken.
+# GPT-2's pattern as in tiktoken; kept here so that a ranks file means the same with every version of tiktoken.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 GPT2_VOCABULARY_SIZE = 50257
-PUBLISHED = {"gpt2": GPT2_VOCABULARY_SIZE, "cl100k_base": 100_277, "o200k_base": 200_019}  # and how many ids they have
-# Far above the largest that exist: 200,000 ids and 4 MB. 2^32 ids would need terabytes of embeddings.
+PUBLISHED = {"gpt2": GPT2_VOCABULARY_SIZE, "cl100k_base": 100_277, "o200k_base": 200_019}  # and their numbers of ids
+# Far above the largest in use, which has 200,000 ids and 4 MB. 2^32 ids would need terabytes of embeddings.
 MAX_IDS = 1 << 20
 MAX_RANKS_FILE_BYTES = 1 << 26
 BPE_PREFIX = "bpe:"
@@ -34,11 +34,10 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
     Args:
         spec: `bytes` (256 raw bytes, no special token), `gpt2`, `cl100k_base` or `o200k_base` as published, or a file
             of tiktoken ranks (lines of `base64 rank`), which gets GPT-2's pattern and `<|endoftext|>` as its next id.
-            Not `bpe:<vocabulary size>`, which has to be learnt from a corpus first.
+            Not `bpe:<vocabulary size>`, which must first be learnt from a corpus.
 
     Raises:
-        UserError: no such tokenizer, a ranks file that is not one, a published vocabulary that cannot be downloaded, or
-            `bpe:`.
+        UserError: no such tokenizer, a damaged ranks file, a vocabulary that cannot be downloaded, or `bpe:`.
     """
     if bpe_size(spec) is not None:
         raise UserError(
@@ -59,7 +58,7 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
             ) from error
     ranks = _read_ranks(spec)
     return tiktoken.Encoding(
-        # Part of a directory's name: short enough in any script.
+        # Goes into a directory's name, so it is short in any script.
         re.sub(r"\W+", "_", Path(spec).stem).encode()[:60].decode(errors="ignore"),
         pat_str=GPT2_PATTERN,
         mergeable_ranks=ranks,
@@ -68,7 +67,7 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
 
 
 def vocabulary_size(spec: str) -> int:
-    """Number of token ids of the tokenizer that `spec` names, without loading, downloading or learning it.
+    """The number of token ids of the tokenizer that `spec` names, without downloading or learning it.
 
     Raises:
         UserError: no such tokenizer.
@@ -88,7 +87,7 @@ def bpe_size(spec: str) -> int | None:
     if not spec.startswith(BPE_PREFIX):
         return None
     digits = spec.removeprefix(BPE_PREFIX)
-    # No leading zeros or signs, so that one size has one spec; few digits, since Python refuses to read thousands.
+    # No leading zeros or signs, so that each size has one spec; few digits, since Python refuses to read thousands.
     size = int(digits) if re.fullmatch("[1-9][0-9]{0,9}", digits) else 0
     if not MIN_BPE_IDS <= size <= MAX_IDS:
         raise UserError(
@@ -109,12 +108,12 @@ def tokenizer_state(encoding: tiktoken.Encoding) -> dict[str, Any]:
         if not encoding.is_special_token(token):
             try:
                 piece = encoding.decode_single_token_bytes(token)
-            except KeyError:  # an id that no token has
+            except KeyError:  # an unused id
                 continue
             lines.append(b"%s %d\n" % (base64.b64encode(piece), token))
     return {
         "name": encoding.name,
-        "pat_str": encoding._pat_str,  # private, but how tiktoken's README extends an encoding
+        "pat_str": encoding._pat_str,  # private, but tiktoken's README extends an encoding this way
         "special_tokens": {text: encoding.encode_single_token(text) for text in sorted(encoding.special_tokens_set)},
         "ranks": torch.frombuffer(bytearray(b"".join(lines)), dtype=torch.uint8),
     }
@@ -129,17 +128,17 @@ def tokenizer_from_state(state: dict[str, Any]) -> tiktoken.Encoding:
     """The tokenizer that `tokenizer_state` stored.
 
     Raises:
-        KeyError, TypeError, ValueError or AttributeError: the state is not one of a tokenizer.
+        KeyError, TypeError, ValueError or AttributeError: the state is not that of a tokenizer.
     """
     ranks = _parse_ranks(state["ranks"].numpy().tobytes())
     return checked_encoding(state["name"], state["pat_str"], ranks, state["special_tokens"])
 
 
 def checked_encoding(name: str, pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
-    """A tokenizer from the parts that a file holds. Much of what is refused here would make tiktoken end the process.
+    """A tokenizer from parts read from a file. Most of what is refused here would make tiktoken abort the process.
 
     Raises:
-        ValueError: an id is out of range, or two tokens share one, or a byte has none.
+        ValueError: an id is out of range or shared by two tokens, a byte has no id, or a name is not text.
     """
     ids = [*ranks.values(), *special.values()]
     if not all(type(i) is int and 0 <= i < MAX_IDS for i in ids) or len(set(ids)) < len(ids):
@@ -152,7 +151,7 @@ def checked_encoding(name: str, pattern: str, ranks: dict[bytes, int], special: 
 
 
 def token_byte_lengths(encoding: tiktoken.Encoding) -> torch.Tensor:
-    """(vocabulary,) int64: the bytes of text that each token id stands for; special tokens and unused ids count 0."""
+    """(vocabulary,) int64: the bytes of text in each token id, 0 for special tokens and unused ids."""
     lengths = torch.zeros(encoding.n_vocab, dtype=torch.int64)
     for piece in encoding.token_byte_values():
         lengths[encoding.encode_single_token(piece)] = len(piece)
@@ -162,9 +161,9 @@ def token_byte_lengths(encoding: tiktoken.Encoding) -> torch.Tensor:
 
 
 def encode_bytes(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:
-    """Tokens that decode to exactly `data`, whatever it is; the text of a special token is ordinary text.
+    """Tokens that decode to exactly `data`, whatever it is. The text of a special token is ordinary text.
 
-    Valid UTF-8 is encoded as tiktoken does; any other byte becomes the token of that single byte.
+    Valid UTF-8 is encoded as by tiktoken; any other byte becomes the token of that single byte.
 
     Returns:
         (n,) unsigned integers.
@@ -178,22 +177,18 @@ def encode_bytes(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:
     return _encode_text(encoding, text)
 
 
-@lru_cache(maxsize=8)  # else it would take longer than encoding a short text
+@lru_cache(maxsize=8)  # the check takes longer than encoding a short text
 def _is_raw_bytes(encoding: tiktoken.Encoding) -> bool:
     return all(encoding.decode_single_token_bytes(i) == bytes([i]) for i in range(256))
 
 
 def _encode_invalid(encoding: tiktoken.Encoding, data: bytes) -> np.ndarray:
-    """As `encode_bytes`, for bytes that are not all UTF-8; looking for those that are not takes time."""
     # surrogateescape maps each invalid byte to one of U+DC80..U+DCFF, which no valid UTF-8 decodes to.
     parts = re.split("([\udc80-\udcff]+)", data.decode("utf-8", "surrogateescape"))
-    tokens = []
-    for index, part in enumerate(parts):
-        if index % 2 == 0:
-            tokens.append(_encode_text(encoding, part))
-        else:
-            invalid = part.encode("utf-8", "surrogateescape")
-            tokens.append(np.array([encoding.encode_single_token(bytes([byte])) for byte in invalid], np.uint32))
+    tokens = [_encode_text(encoding, parts[0])]
+    for invalid, text in zip(parts[1::2], parts[2::2], strict=True):
+        singles = [encoding.encode_single_token(bytes([b])) for b in invalid.encode("utf-8", "surrogateescape")]
+        tokens += [np.array(singles, np.uint32), _encode_text(encoding, text)]
     return np.concatenate(tokens)
 
 
@@ -201,14 +196,14 @@ def _encode_text(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
     try:
         return encoding.encode_to_numpy(text, disallowed_special=())
     except ValueError:
-        # tiktoken's regex overflows its stack on a run of about 10^6 white spaces, for which there are no right tokens.
+        # tiktoken's regex overflows its stack on about 10^6 white spaces in a row, for which there are no right tokens.
         half = len(text) // 2
         return np.concatenate([_encode_text(encoding, text[:half]), _encode_text(encoding, text[half:])])
 
 
 def _read_ranks(spec: str) -> dict[bytes, int]:
-    """Reads a ranks file. tiktoken's own reader would copy it to its cache and not notice when the file changes."""
-    path, what = Path(os.path.expanduser(spec)), f"Tokenizer {spec!r}"
+    """Reads a ranks file. tiktoken's own reader would copy it to its cache and miss later changes."""
+    path, subject = Path(os.path.expanduser(spec)), f"Tokenizer {spec!r}"
     try:
         if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise ValueError("no regular file")
@@ -217,15 +212,17 @@ def _read_ranks(spec: str) -> dict[bytes, int]:
         ranks = _parse_ranks(path.read_bytes())
     except OSError as error:
         known = ", ".join(["bytes", *PUBLISHED, f"{BPE_PREFIX}<vocabulary size>"])
-        raise UserError(f"{what} is none of {known}, nor a ranks file that can be read ({error}).") from error
+        raise UserError(f"{subject} is none of {known}, nor a ranks file that can be read ({error}).") from error
     except ValueError as error:
-        raise UserError(f"{what} is not a file of tiktoken ranks, lines of `base64 rank` ({error}).") from error
+        raise UserError(f"{subject} is not a file of tiktoken ranks, lines of `base64 rank` ({error}).") from error
     if not all(bytes([byte]) in ranks for byte in range(256)) or len(set(ranks.values())) < len(ranks):
-        raise UserError(f"{what} must give every single byte a rank, and no rank twice.")
+        raise UserError(f"{subject} must give every single byte a rank, and no rank twice.")
     if min(ranks.values()) < 0 or max(ranks.values()) >= MAX_IDS:
-        raise UserError(f"{what} must give ranks from 0 to {MAX_IDS - 1:,}.")
+        raise UserError(f"{subject} must give ranks from 0 to {MAX_IDS - 1:,}.")
     if END_OF_TEXT.encode() in ranks:
-        raise UserError(f"{what} must not give {END_OF_TEXT} a rank: it becomes the special token after the last rank.")
+        raise UserError(
+            f"{subject} must not give {END_OF_TEXT} a rank: it becomes the special token after the last rank."
+        )
     return ranks
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt_lightning.data.text.corpora import read_corpus
 from gpt_lightning.data.tokenizer import load_tokenizer
 from gpt_lightning.errors import UserError
 
@@ -101,6 +102,15 @@ def never_waits():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+def documents(corpus) -> list[bytes]:
+    """The documents of a corpus, which must be numbered without gaps."""
+    texts: dict[int, bytes] = {}
+    for document, block in read_corpus(corpus):
+        texts[document] = texts.get(document, b"") + block
+    assert list(texts) == list(range(len(texts)))
+    return list(texts.values())
 
 
 def peak_memory() -> float:

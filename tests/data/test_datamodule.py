@@ -1,3 +1,5 @@
+"""The datamodule in a Trainer: resuming, warnings, and what it refuses."""
+
 import io
 import logging
 import warnings

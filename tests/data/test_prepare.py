@@ -59,7 +59,7 @@ def test_records_are_prepared_described_and_trained_on_with_a_tokenizer_learnt_f
 
     trained = call(*TRAIN, *train.split(), cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    # A directory of tokens is a corpus too: here from another place, without the text.
+    # A directory of tokens is a corpus too: here moved elsewhere, without the text.
     (tmp_path / "texts.jsonl").unlink()
     directory.rename(tmp_path / "elsewhere")
     again = call(*TRAIN, "--data.corpus=elsewhere", "--data.tokenizer=bpe:300", cwd=tmp_path)
@@ -101,7 +101,7 @@ def test_a_dataset_is_streamed_and_then_needed_no_more(tmp_path, monkeypatch):
     first = prepare(*arguments)
     monkeypatch.setitem(sys.modules, "datasets", None)
     again = prepare(*arguments)
-    assert again.place == first.place
+    assert again.directory == first.directory
     assert again.tokens["train"][:].tolist() == first.tokens["train"][:].tolist()
     assert again.counts["val"]["documents"] == 3
     with pytest.raises(UserError, match="is streamed by Hugging Face's datasets"):
@@ -115,24 +115,24 @@ def test_a_dataset_that_is_asked_for_something_else_is_another_text(tmp_path):
         "".join(json.dumps({"body": f"story {n} " * 20, "title": f"title {n}"}) + "\n" for n in range(300))
     )
     arguments = (f"hf:{tmp_path}/stories", "bytes", tmp_path / "data")
-    places = {prepare(*arguments, "body").place, prepare(*arguments, "title").place}
-    places |= {prepare(*arguments, "body", 30_000).place, prepare(*arguments, "body", percents=[80, 10, 10]).place}
+    prepared = [prepare(*arguments, "body"), prepare(*arguments, "title")]
+    prepared += [prepare(*arguments, "body", 30_000), prepare(*arguments, "body", percents=[80, 10, 10])]
     (tmp_path / "stories" / "train.jsonl").write_text(lines_of(f"other {n} " * 20 for n in range(300)))
-    places.add(prepare(*arguments, "body").place)
-    assert len(places) == 5
+    prepared.append(prepare(*arguments, "body"))
+    assert len({each.directory for each in prepared}) == 5
 
 
 def test_tokens_keep_their_splits_and_their_tokenizer(tmp_path, ranks_file):
     (tmp_path / "text.txt").write_bytes(make_text(5_000))
-    place = prepare(str(tmp_path / "text.txt"), str(ranks_file), tmp_path / "data").place
+    directory = prepare(str(tmp_path / "text.txt"), str(ranks_file), tmp_path / "data").directory
     with pytest.raises(UserError, match="holds tokens that have their splits: leave out percents and max_bytes"):
-        prepare(str(place), str(ranks_file), tmp_path / "data", percents=[80, 10, 10])
+        prepare(str(directory), str(ranks_file), tmp_path / "data", percents=[80, 10, 10])
     with pytest.raises(UserError, match=r"are not those of tokenizer 'bytes': set --data.tokenizer .*ranks\.tiktoken"):
-        prepare(str(place), "bytes", tmp_path / "data")
-    assert len(prepare(str(place), str(place / "ranks.tiktoken"), tmp_path / "data").tokens["train"]) > 1000
-    (place / "index.json").write_text("{}")
+        prepare(str(directory), "bytes", tmp_path / "data")
+    assert len(prepare(str(directory), str(directory / "ranks.tiktoken"), tmp_path / "data").tokens["train"]) > 1000
+    (directory / "index.json").write_text("{}")
     with pytest.raises(UserError, match="is no index of token files"):
-        prepare(str(place), "bytes", tmp_path / "data")
+        prepare(str(directory), "bytes", tmp_path / "data")
 
 
 def test_a_tokenizer_is_learnt_from_the_training_text_alone(tmp_path):
@@ -151,6 +151,7 @@ def test_a_tokenizer_is_learnt_from_the_training_text_alone(tmp_path):
     ("arguments", "message"),
     [
         (["--corpus", "nothing.txt"], "Corpus 'nothing.txt' was not found"),
+        (["--corpus", "~nobody_of_this_name/text"], "Corpus '~nobody_of_this_name/text' was not found"),
         (["--corpus", "empty.jsonl"], "Corpus empty_jsonl is empty"),
         (["--corpus", "blank.jsonl"], "Corpus blank_jsonl is empty"),
         (["--corpus", "other.jsonl"], "Line 1 of other.jsonl has no text under 'text', only 'body'"),

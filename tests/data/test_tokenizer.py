@@ -1,3 +1,5 @@
+"""Tokenizers: any bytes survive, and a specification that means none is refused."""
+
 import base64
 import io
 import os

@@ -1,8 +1,8 @@
-"""Batches of blocks of tokens, gathered from memory-mapped arrays: shuffled for training, in order for evaluation.
+"""Batches of blocks of tokens from memory-mapped arrays: shuffled for training, in order for evaluation.
 
-Position in the data is an integer: sample i of epoch e is a pure function of (seed, e, i), so a checkpoint stores two
-numbers and there are no workers, no samplers and no random state to save. It can be evaluated for any i alone, so
-beginning an epoch takes the same time and memory whatever the size of the data.
+Position in the data is an integer: sample i of epoch e is a pure function of (seed, e, i). So a checkpoint stores a few
+integers, there are no workers, samplers or random states to save, and any i can be computed alone: an epoch begins as
+fast, and in as little memory, whatever the size of the data.
 """
 
 import math
@@ -16,7 +16,7 @@ from gpt_lightning.batch import IGNORED, Batch
 from gpt_lightning.data.batches.permutation import ROUNDS, permuted
 from gpt_lightning.data.tokens.token_sequence import Tokens
 
-ORDERED_AT_ONCE = 1 << 14  # samples whose offsets are computed together: as many as stay in the processor's cache
+ORDERED_AT_ONCE = 1 << 14  # samples whose offsets are computed together: these fit in the processor's cache
 
 
 def epoch_offsets(
@@ -24,25 +24,24 @@ def epoch_offsets(
 ) -> np.ndarray:
     """Where samples of an epoch begin: sample i is the `context_length` + 1 tokens from offset i on.
 
-    The split is cut into blocks that do not overlap, shifted by a random number of tokens and permuted, both anew in
-    every epoch. There are equally many in every epoch.
+    The split is cut into blocks that do not overlap. In every epoch they are shifted by another random number of tokens
+    and permuted in another way; their number stays the same. Time and memory grow with the samples asked for, not with
+    the epoch.
 
     Args:
         n_tokens: Tokens in the split, at least `context_length` + 1.
         context_length: T, tokens in a block.
-        seed: With `epoch` the only source of randomness.
-        epoch: Counts from 0.
-        first: The first sample asked for.
-        end: One past the last; None for all. Time and memory are those of what is asked for, not of the epoch.
-        step: From one sample to the next.
+        seed: With `epoch`, the only source of randomness.
+        epoch: Counted from 0.
+        first, end, step: The samples asked for, as in `range`; an `end` of None means all.
 
     Returns:
-        (samples,) int64: of `first`, `first` + `step`, … below `end`.
+        (samples,) int64.
     """
     n_blocks = _count_blocks(n_tokens, context_length)
-    # NumPy promises the raw numbers of Philox and SeedSequence, and those alone, to stay the same in every version.
+    # NumPy promises only that the raw numbers of Philox and SeedSequence stay the same in every version.
     shift, *keys = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(1 + ROUNDS).tolist()
-    # The last target of the last block has to exist.
+    # The last block must still have its last target.
     shift %= min(context_length, n_tokens - n_blocks * context_length)
     samples = np.arange(first, n_blocks if end is None else end, step)
     blocks = permuted(samples, n_blocks, np.array([key >> 32 for key in keys], np.uint32))
@@ -50,21 +49,21 @@ def epoch_offsets(
 
 
 def _count_blocks(n_tokens: int, context_length: int) -> int:
-    # One block less than fits, so that every shift leaves the same number.
+    # One fewer than fit, so that every shift leaves the same number.
     return max(1, (n_tokens - context_length) // context_length)
 
 
 class BlockLoader:
-    """Batches of an epoch, for one rank; resumes at the sample after the last one delivered.
+    """Batches of an epoch for one rank; resumes at the sample after the last one delivered.
 
     Ranks take strides of one permutation: each sample is seen at most once per epoch and by one rank only, and every
-    rank has the same number of batches. Samples that don't fill a global batch, `batch_size` of every rank together,
-    are left for another epoch.
+    rank has the same number of batches. Samples that do not fill a global batch (one batch of every rank) are left for
+    another epoch.
 
-    A resume may have another global batch: another number of ranks, another batch size. It goes on with the very next
-    sample, and the epoch ends where it would have ended with the new global batch from its beginning. So here, too,
-    each sample is seen at most once, and only those that don't fill a global batch are left. Lightning, which counts
-    batches, is told how many of the new ones make up the part that was seen.
+    A resume may have another global batch: another number of ranks, another batch size. It continues with the very next
+    sample, and the epoch ends where it would with the new global batch from its beginning. So each sample is still seen
+    at most once, and only those that do not fill a global batch are left out. Lightning, which counts batches, is told
+    how many of the new ones make up the part that was seen.
 
     Args:
         tokens: Unsigned integers, at least `context_length` + 1, in one array or in several.
@@ -74,8 +73,8 @@ class BlockLoader:
         rank: This process, from 0.
         world_size: Number of processes.
         limit: The Trainer's `limit_train_batches`: how many batches (int) or what part (float) of an epoch it asks for.
-        same_order: Every epoch is like epoch 0, as the Trainer's `overfit_batches` wants.
-        progress: Lightning's count of batches (`fit_loop.epoch_loop.batch_progress`), put right when a resume has
+        same_order: Whether every epoch is like epoch 0, as the Trainer's `overfit_batches` requires.
+        progress: Lightning's count of batches (`fit_loop.epoch_loop.batch_progress`), corrected when a resume has
             another global batch; None without a Trainer.
     """
 
@@ -99,7 +98,7 @@ class BlockLoader:
         self._progress = progress
         self.epoch = 0
         self.position = 0  # batches delivered in this epoch
-        self._shift = 0  # batch i begins at sample i × global_batch + shift: 0 but after a resume with another batch
+        self._shift = 0  # batch i begins at sample i × global_batch + shift; not 0 after a resume with another batch
         self._skipped = 0  # epochs that Lightning announced and did not begin
         self._resuming = False
         self._batches_asked = min(limit, len(self)) if isinstance(limit, int) else int(limit * len(self))
@@ -110,12 +109,12 @@ class BlockLoader:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Begins another epoch; a call with the epoch under way, as after a resume, keeps the position."""
+        """Begins another epoch. Called with the current epoch, as after a resume, it keeps the position."""
         if epoch != self.epoch:
             if self._resuming and self.position < self._batches_asked:
-                # With max_steps Lightning 2.6 counts an epoch too many when it resumes: inside an epoch, of which it
-                # then asks for the rest, or at the end of one, after which it announces an epoch and asks for nothing.
-                # The order of the text must not skip an epoch with it.
+                # With max_steps Lightning 2.6 counts one epoch too many when it resumes, either within an epoch, of
+                # which it then asks for the rest, or at its end, when it announces an epoch and asks for nothing. The
+                # order of the text must not skip an epoch, too.
                 self._skipped += 1
             else:
                 self.position = self._shift = 0
@@ -127,16 +126,15 @@ class BlockLoader:
     def __iter__(self) -> Iterator[Batch]:
         # A generator: nothing runs before the first batch, and Lightning calls set_epoch between iter() and that.
         epoch = 0 if self.same_order else self.epoch - self._skipped
-        begin = end = 0  # `offsets` has those samples from begin to end that are this rank's
-        while self._next_sample() + self.global_batch <= self.n_samples:
-            first = self._next_sample()
+        begin = end = 0  # `offsets` holds this rank's samples from begin to end
+        while (first := self._next_sample()) + self.global_batch <= self.n_samples:
             if not begin <= first < end:
                 begin, end = first, first + max(1, ORDERED_AT_ONCE // self.batch_size) * self.global_batch
                 where = begin + self.rank, min(end, self.n_samples), self.world_size
                 offsets = epoch_offsets(self.n_tokens, self.context_length, self.seed, epoch, *where)
             own = (first - begin) // self.world_size
             rows = self._tokens.windows(offsets[own : own + self.batch_size], self.context_length + 1)
-            # Before the yield: a checkpoint made while this batch is trained on goes on with the next one.
+            # Before the yield: a checkpoint made while this batch is trained on resumes with the next one.
             self.position += 1
             self._resuming = False
             yield _to_batch(rows[:, :-1], rows[:, 1:], self._pin)
@@ -146,19 +144,19 @@ class BlockLoader:
         return self.position * self.global_batch + self._shift
 
     def state_dict(self) -> dict[str, int]:
-        """The position, as Lightning puts it into checkpoints: samples, of all ranks."""
+        """The position, which Lightning puts into checkpoints, in samples of all ranks."""
         return {"epoch": self.epoch, "sample": self._next_sample(), "skipped_epochs": self._skipped}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes to a stored position, whatever the global batch was."""
-        # Older checkpoints have the number of batches and their size.
+        # Older checkpoints hold the number of batches and their size.
         seen = state["sample"] if "sample" in state else state["batch"] * state["global_batch_size"]
         asked, progress = self._batches_asked, self._progress
         left = max(0, min((self.n_samples - seen) // self.global_batch, asked - seen // self.global_batch))
         if progress is not None and progress.is_last_batch and seen:
-            left = 0  # the epoch had ended; what it left may fill batches that are smaller now
+            left = 0  # the epoch had ended, even if what it left over would fill smaller batches
         self.epoch, self._skipped, self._resuming = state["epoch"], state["skipped_epochs"], True
-        # Counted back from the epoch's end: Lightning counts up to it and so asks for as many as there are.
+        # Counted back from the end of the epoch: Lightning counts up to it, and so asks for as many as are left.
         self.position = asked - left
         self._shift = seen - self.position * self.global_batch
         if progress is not None:
@@ -171,9 +169,9 @@ class BlockLoader:
 class EvaluationLoader:
     """All of a split in order: every token but the first is a target exactly once, over all ranks.
 
-    Windows of T tokens go to the ranks in turn. Every rank has the same number of batches; where the text has ended,
-    inputs are 0 and targets `IGNORED`, so that a row, or all of a rank's last batch, can be padding. Targets
-    that an earlier window has are `IGNORED` too.
+    Windows of T tokens go to the ranks in turn. Every rank has the same number of batches. Past the end of the text
+    inputs are 0 and targets `IGNORED`, so a row, or a rank's entire last batch, can be padding. Targets that an earlier
+    window had are `IGNORED`, too.
 
     Args:
         tokens: Unsigned integers, at least 2, in one array or in several.
@@ -181,8 +179,8 @@ class EvaluationLoader:
         batch_size: B, sequences in a batch of this rank; the last batch may have fewer.
         rank: This process, from 0.
         world_size: Number of processes.
-        stride: Tokens from one window's beginning to the next's, 1 to T: every target but the first T has at least
-            T − stride tokens before it. None means T: no window overlaps another.
+        stride: Tokens from the beginning of one window to that of the next, 1 to T: every target but the first T has at
+            least T − stride tokens before it. None means T, so that windows do not overlap.
     """
 
     def __init__(
@@ -216,9 +214,9 @@ class EvaluationLoader:
             if self._n_windows - 1 in windows[n_full:]:  # only the last window may be shorter
                 rest = self._tokens[starts[n_full] :]
                 text[n_full, : len(rest)] = rest
-            there = starts[:, None] + column < self._n_targets
-            new = there & ((windows[:, None] == 0) | (column >= self.context_length - self.stride))
-            yield _to_batch(np.where(there, text[:, :-1], 0), np.where(new, text[:, 1:], IGNORED), self._pin)
+            exists = starts[:, None] + column < self._n_targets
+            new = exists & ((windows[:, None] == 0) | (column >= self.context_length - self.stride))
+            yield _to_batch(np.where(exists, text[:, :-1], 0), np.where(new, text[:, 1:], IGNORED), self._pin)
 
 
 def _as_tokens(tokens: Tokens | np.ndarray) -> Tokens:

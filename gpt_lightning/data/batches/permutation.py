@@ -1,21 +1,21 @@
-"""A permutation of any size, computed for the indices that are asked for alone: nothing is made or kept of the rest."""
+"""A pseudo-random permutation of any size, computed only for the indices asked for."""
 
 import math
 
 import numpy as np
 
-# Even, so that the halves end where they began. 6 mix large tables; small ones, such as of 5 samples, take about 12
+# Even, so that the halves end where they began. 6 rounds mix large tables; small ones, such as 5 samples, need about 12
 # until all orders are equally frequent.
 ROUNDS = 12
 
 
 def permuted(indices: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """Where a pseudo-random permutation of 0, …, n − 1, which the keys choose, takes the indices.
+    """The images of indices under the pseudo-random permutation of 0, …, n − 1 that the keys choose.
 
-    A Feistel network (Luby & Rackoff 1988) permutes the cells of a table that has n or barely more of them: the
+    A Feistel network (Luby & Rackoff 1988) permutes the cells of a table with n cells or slightly more. It is the
     generalised one of Black & Rogaway 2002, Ciphers with Arbitrary Finite Domains, whose halves are row and column.
-    (Halves of the bits would need up to 4n cells.) An index that it takes past n goes through it again until it falls
-    inside (cycle walking, in the same paper). Integer arithmetic only: the same numbers everywhere.
+    (Halves of the bits would need up to 4n cells.) An index that lands past n goes through again until it falls inside
+    (cycle walking, in the same paper). There is only integer arithmetic, so the numbers are the same everywhere.
 
     Args:
         indices: (k,) integers in [0, n).
@@ -37,8 +37,8 @@ def permuted(indices: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 
 
 def _feistel(numbers: np.ndarray, rows: int, columns: int, keys: np.ndarray) -> np.ndarray:
-    """One pass through the network: (k,) int64 in [0, rows × columns) to as many in the same range."""
-    # 32 bits wide, since processors multiply several of those at a time.
+    """One pass through the network, from (k,) int64 in [0, rows × columns) to (k,) in the same range."""
+    # 32 bits wide, since processors multiply several such numbers at a time.
     left, right = (half.astype(np.uint32) for half in np.divmod(numbers, columns))
     sizes = rows, columns
     for key in keys:

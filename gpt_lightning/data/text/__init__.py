@@ -1,1 +1,1 @@
-"""Text as bytes: which files a corpus has, what format they are in, and how they are downloaded and read."""
+"""Text as bytes: which files a corpus has, how they are downloaded, and how their formats are read."""

@@ -1,6 +1,6 @@
-"""Text as a stream of blocks of bytes, each with the number of its document, so that memory does not grow with a file.
+"""Text as a stream of blocks of bytes, each with the number of its document: memory does not grow with the file.
 
-It knows nothing of formats, corpora, downloads or tokens.
+Nothing here knows of formats, corpora, downloads or tokens.
 """
 
 import bz2
@@ -20,7 +20,7 @@ Blocks = Iterator[tuple[int, bytes]]
 
 
 def open_unpacked(path: Path) -> BinaryIO:
-    """A file to read, unpacked on the way if its name ends in .gz or .bz2."""
+    """A file to read, unpacked as it is read if its name ends in .gz or .bz2."""
     return PACKINGS.get(path.suffix.lower(), open)(path, "rb")
 
 
@@ -31,21 +31,21 @@ def blocks_of_file(file: BinaryIO) -> Blocks:
 
 
 def blocks_of_texts(texts: Iterable[str | None]) -> Blocks:
-    """Each text as a document in UTF-8; empty ones and None are left out."""
+    """Each text as a document in UTF-8, without empty ones and None."""
     for number, text in enumerate(text for text in texts if text):
-        document = text.encode("utf-8", "replace")  # JSON can spell half a surrogate pair, which no UTF-8 has
+        document = text.encode("utf-8", "replace")  # JSON can hold half a surrogate pair, UTF-8 cannot
         for start in range(0, len(document), BLOCK_BYTES):
             yield number, document[start : start + BLOCK_BYTES]
 
 
 class Fingerprint:
-    """Hash and size in bytes of a stream of documents; where one document ends and the next begins counts too."""
+    """Hash and size in bytes of a stream of documents. The hash depends on where documents end, too."""
 
     def __init__(self, algorithm: str) -> None:
         self._hasher, self._document, self.size = hashlib.new(algorithm), 0, 0
 
     def reading(self, blocks: Iterable[tuple[int, bytes]]) -> Blocks:
-        """The same blocks, which are added as they pass."""
+        """Passes blocks on unchanged and adds each to the hash."""
         for document, block in blocks:
             if document != self._document:
                 self._hasher.update(f"<document {document}>".encode())
@@ -56,12 +56,12 @@ class Fingerprint:
 
     @property
     def digest(self) -> str:
-        """In hexadecimal; of a single document it is the hash of its bytes."""
+        """In hexadecimal; for a single document, the plain hash of its bytes."""
         return self._hasher.hexdigest()
 
 
 def fingerprint(blocks: Iterable[tuple[int, bytes]], algorithm: str = "sha256") -> tuple[str, int]:
-    """Digest and size of an entire stream, as `Fingerprint` has them, with a progress bar."""
+    """Digest and size of an entire stream, read under a progress bar."""
     total = Fingerprint(algorithm)
     with tqdm(desc="reading the text", unit="B", unit_scale=True, delay=2) as bar:
         for _, block in total.reading(blocks):

@@ -1,6 +1,6 @@
-"""Where text comes from: a named corpus, any file, glob or directory of the user's, or a dataset that is streamed.
+"""Where text comes from: a named corpus, the user's own files, or a dataset that is streamed.
 
-A corpus is a list of files and the percentages of its bytes that go to each split; nothing here knows of tokens.
+A corpus is a list of files, or a dataset, and the shares that go to each split. Nothing here knows of tokens.
 """
 
 import os
@@ -22,46 +22,36 @@ from gpt_lightning.notices import say
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text and how to split it.
+    """Text and how to split it."""
 
-    Attributes:
-        name: For messages and directory names.
-        files: In the order they are read; empty for pydoc, which lives in the standard library, and for a dataset.
-        percents: Shares of the bytes for train, val and test. Without a third number test is the same text as val.
-            None, for a dataset, means the splits that it has.
-        checksum: (hashlib name, digest in hexadecimal) of the text, where it is known.
-        source: What the user named, by its full path: the same for the same corpus, whatever its text is now.
-        dataset: What `datasets` streams, instead of files.
-        text_key: Where the text is in a record.
-        max_bytes: How much of the text is read.
-    """
-
-    name: str
-    files: tuple[Path, ...] = ()
+    name: str  # for messages and directory names
+    files: tuple[Path, ...] = ()  # in reading order; empty for a dataset, and for pydoc of the standard library
+    # Shares of the bytes for train, val and test. With only two, test is the same text as val. None, for a dataset,
+    # means the dataset's own splits.
     percents: tuple[int, ...] | None = (90, 5, 5)
-    checksum: tuple[str, str] | None = None
-    source: str = ""
-    dataset: hf.Dataset | None = None
-    text_key: str = "text"
-    max_bytes: int | None = None
+    checksum: tuple[str, str] | None = None  # (hashlib name, digest in hexadecimal) of the text, if known
+    source: str = ""  # the full path of what the user named: it stays the same when the text changes
+    dataset: hf.Dataset | None = None  # what `datasets` streams, instead of files
+    text_key: str = "text"  # the name of the text in a record
+    max_bytes: int | None = None  # how much of the text to read; None for all
 
     @property
     def hash_algorithm(self) -> str:
-        """The hashlib name of the hash by which the text is known."""
+        """The hashlib name of the hash that identifies the text."""
         return self.checksum[0] if self.checksum else "sha256"
 
 
 @dataclass(frozen=True)
 class _Download:
     url: str
-    unpacked: str  # name of the text under data_dir; the file at `url` may be an archive of it
+    unpacked: str  # the name of the text in data_dir; the file at `url` may be an archive of it
     checksum: tuple[str, str]
     percents: tuple[int, ...]
-    max_bytes: int  # size of the file at `url`
+    max_bytes: int  # the size of the file at `url`
 
 
 _DOWNLOADS = {
-    # Split as nanoGPT does, which has no test split.
+    # Split as in nanoGPT, which has no test split.
     "shakespeare": _Download(
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "tiny_shakespeare.txt",
@@ -82,20 +72,20 @@ NAMED_CORPORA = ("pydoc", *_DOWNLOADS)
 
 
 def find_corpus(spec: str, data_dir: Path, text_key: str = "text", max_bytes: int | None = None) -> Corpus:
-    """The corpus that `spec` names, downloaded to `data_dir` if it is one that has to be.
+    """The corpus that `spec` names, downloaded to `data_dir` if need be.
 
     Args:
-        spec: pydoc, shakespeare, enwik8, a file, glob (`**` for any depth) or directory (with all below it), or a
+        spec: pydoc, shakespeare or enwik8; a file, a glob (`**` for any depth) or a directory (with all below it); or a
             dataset, hf:owner/name or hf:owner/name:configuration.
         data_dir: Where downloads are kept.
-        text_key: Where the text is in a record.
+        text_key: The name of the text in a record.
         max_bytes: Read only so much of the text.
 
     Raises:
-        UserError: nothing of that name, no text in it, or a failed download.
+        UserError: there is nothing of that name, or no text in it, or the download failed.
     """
     corpus = _find(spec, data_dir)
-    if max_bytes is not None:  # not all of the text, so its hash is not known
+    if max_bytes is not None:  # the known hash is that of the full text
         corpus = replace(corpus, checksum=None, source=f"{corpus.source} up to {max_bytes} bytes")
     return replace(corpus, text_key=text_key, max_bytes=max_bytes)
 
@@ -106,16 +96,16 @@ def _find(spec: str, data_dir: Path) -> Corpus:
     if spec == "pydoc":
         return Corpus(spec)
     if spec in _DOWNLOADS:
-        source = _DOWNLOADS[spec]
-        path = data_dir / source.unpacked
+        known = _DOWNLOADS[spec]
+        path = data_dir / known.unpacked
         if not path.exists():
-            if source.url.endswith(".zip"):
+            if known.url.endswith(".zip"):
                 path = path.with_name(f"{path.name}.zip")
-            download(source.url, path, *source.checksum, source.max_bytes)
-        return Corpus(spec, (path,), source.percents, source.checksum, source=spec)
+            download(known.url, path, *known.checksum, known.max_bytes)
+        return Corpus(spec, (path,), known.percents, known.checksum, source=spec)
     try:
         files = tuple(_files(spec, data_dir / "tokens"))
-    # RecursionError: before Python 3.12 some thousand directories in one another are too many.
+    # RecursionError: before Python 3.12 pathlib cannot descend through thousands of nested directories.
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"Corpus {spec!r} cannot be looked for ({error}): name a file, glob or directory.") from error
     full = os.path.realpath(os.path.expanduser(spec))
@@ -123,12 +113,12 @@ def _find(spec: str, data_dir: Path) -> Corpus:
 
 
 def _directory_name(name: str) -> str:
-    """A name that any file system takes, short enough in any script."""
+    """A name that any file system accepts, and short enough in any script."""
     return re.sub(r"\W+", "_", name).strip("_").encode()[:60].decode(errors="ignore") or "corpus"
 
 
 def full_path(spec: str, data_dir: Path) -> str:
-    """Where the text that `spec` names lies, whatever directory it was named from; for pydoc and a dataset, `spec`."""
+    """The absolute path of the text that `spec` names; for pydoc and a dataset, `spec` itself."""
     if spec == "pydoc" or spec.startswith(hf.PREFIX):
         return spec
     path = data_dir / _DOWNLOADS[spec].unpacked if spec in _DOWNLOADS else spec
@@ -136,33 +126,34 @@ def full_path(spec: str, data_dir: Path) -> str:
 
 
 def may_share_text(one: str, other: str) -> bool:
-    """Whether two corpora, named by `full_path`, may have a file in common: one lies within the other, or they have the
-    same last name, as a copy elsewhere would."""
-    paths = Path(one), Path(other)
-    within = any(a.is_relative_to(b) for a, b in (paths, paths[::-1]))
-    matches = any(fnmatch(a, b.replace("**/", "*")) for a, b in ((one, other), (other, one)))
-    return within or matches or paths[0].name == paths[1].name
+    """Whether two corpora, given by their `full_path`, may have a file in common.
+
+    They may if one lies within the other, or if they have the same last name, as a copy elsewhere would.
+    """
+    for inner, outer in ((one, other), (other, one)):
+        if Path(inner).is_relative_to(outer) or fnmatch(inner, outer.replace("**/", "*")):
+            return True
+    return Path(one).name == Path(other).name
 
 
 def read_corpus(corpus: Corpus) -> Blocks:
     """Streams the files of a corpus as (document number, block of bytes).
 
-    What counts as a document in a file, its format says.
+    The format of a file decides what counts as a document in it.
 
     Raises:
         UserError: a file cannot be read, or this Python has no pydoc_data.
     """
     left = corpus.max_bytes
     for document, block in _read_files(corpus) if corpus.files else [(0, _pydoc_text())]:
-        if left is not None:
-            block, left = block[:left], left - len(block[:left])
-        if block:
+        if block := block[:left]:
             yield document, block
-        if left == 0:
+        if left is not None and (left := left - len(block)) == 0:
             return
 
 
 def _read_files(corpus: Corpus) -> Blocks:
+    """The blocks of all files, with documents numbered through."""
     document = -1
     for path in corpus.files:
         previous = None
@@ -180,28 +171,28 @@ def _pydoc_text() -> bytes:
     return "\n\n".join(topics[name] for name in sorted(topics)).encode()
 
 
-def _files(spec: str, ours: Path) -> list[Path]:
-    """The files that a path or glob stands for, sorted by name; says which it leaves out and why."""
+def _files(spec: str, token_dir: Path) -> list[Path]:
+    """The files that a path or glob stands for, sorted by name; says which it skips and why."""
     path = Path(os.path.expanduser(spec))
     if path.is_file():
         return [path]
     skipped: dict[str, list] = defaultdict(list)
-    candidates = _below(path, ours.resolve(), skipped) if path.is_dir() else _matches(path, skipped)
+    candidates = _below(path, token_dir.resolve(), skipped) if path.is_dir() else _matches(path, skipped)
     files = []
     for file in tqdm(candidates, desc=f"looking for text in {spec}", unit=" files", delay=2):
-        if why_not := _why_not(file):
-            skipped[why_not].append(file)
+        if reason := _reason_to_skip(file):
+            skipped[reason].append(file)
         else:
             files.append(file)
-    what = "; ".join(f"{len(group)} {why}, such as {str(min(group))!r}" for why, group in skipped.items())
+    skips = "; ".join(f"{len(group)} {reason}, such as {str(min(group))!r}" for reason, group in skipped.items())
     if files:
-        if what:
-            say(f"Corpus {spec}: reads {len(files)} files, skips {what}.")
+        if skips:
+            say(f"Corpus {spec}: reads {len(files)} files, skips {skips}.")
         return sorted(files)
     if path.exists() and not path.is_dir():
         reason = "is a pipe, socket or device, which cannot be read twice: save its text to a file, or"
-    elif what:
-        reason = f"has no text to read (skipped: {what}; read: {formats.in_words()}):"
+    elif skips:
+        reason = f"has no text to read (skipped: {skips}; read: {formats.in_words()}):"
     elif path.is_dir():
         reason = "holds no file:"
     else:
@@ -211,20 +202,16 @@ def _files(spec: str, ours: Path) -> list[Path]:
     )
 
 
-def _below(directory: Path, ours: Path, skipped: dict[str, list]) -> Iterator[Path]:
-    """The files at any depth, without hidden ones and our own. Links to directories may be loops and are left out."""
-
-    def unreadable(error: OSError) -> None:
-        skipped["unreadable"].append(Path(error.filename))
-
-    for folder, folders, names in os.walk(directory, onerror=unreadable):
+def _below(directory: Path, token_dir: Path, skipped: dict[str, list]) -> Iterator[Path]:
+    """The files at any depth that are neither hidden nor ours. Follows no links to directories: they may be loops."""
+    for folder, folders, names in os.walk(directory, onerror=lambda e: skipped["unreadable"].append(Path(e.filename))):
         below = []
         for path in (Path(folder, name) for name in folders):
             if path.name.startswith("."):
                 skipped["hidden"].append(path)
             elif path.is_symlink():
                 skipped["links to directories"].append(path)
-            elif path.resolve() != ours:
+            elif path.resolve() != token_dir:
                 below.append(path.name)
         folders[:] = below
         for path in (Path(folder, name) for name in names):
@@ -235,7 +222,7 @@ def _below(directory: Path, ours: Path, skipped: dict[str, list]) -> Iterator[Pa
 
 
 def _matches(pattern: Path, skipped: dict[str, list]) -> Iterator[Path]:
-    """The files that a glob matches. Unlike `glob`'s, pathlib's `**` follows no links, which may be loops."""
+    """The files that a glob matches. pathlib's `**`, unlike that of `glob`, follows no links: they may be loops."""
     start = next((index for index, part in enumerate(pattern.parts) if re.search(r"[*?[]", part)), None)
     if start is None:
         return
@@ -252,10 +239,10 @@ def _matches(pattern: Path, skipped: dict[str, list]) -> Iterator[Path]:
             yield path
 
 
-def _why_not(path: Path) -> str | None:
-    """Why a file in a directory or matched by a glob is left out; None if it is read."""
+def _reason_to_skip(path: Path) -> str | None:
+    """Why a file in a directory or matched by a glob is skipped; None if it is read."""
     try:
-        if not path.is_file():  # before it is opened: a pipe would wait for someone to write to it
+        if not path.is_file():  # checked first, since opening a pipe waits for someone to write to it
             return "no regular files"
         with path.open("rb") as file:
             head = file.read(8192)

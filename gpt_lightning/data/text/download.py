@@ -1,4 +1,4 @@
-"""Fetches files over https, each no larger than it has to be and with the hash that it has to have."""
+"""Downloads files over https, and checks the size and the hash of each."""
 
 from collections.abc import Iterator
 from http.client import HTTPException
@@ -18,17 +18,17 @@ TIMEOUT_SECONDS = 30
 
 
 def download(url: str, path: Path, algorithm: str, digest: str, max_bytes: int) -> None:
-    """Fetches `url` to `path`, unless that is there.
+    """Downloads `url` to `path`, unless that exists.
 
     Args:
         url: An https address.
         path: Where the file goes; its directory is made if need be.
-        algorithm: Name of a hash in hashlib.
-        digest: The hash of the text in the file (for an archive, of the text packed in it), in hexadecimal.
+        algorithm: The hashlib name of a hash.
+        digest: The hash of the text in the file (for an archive, of the unpacked text), in hexadecimal.
         max_bytes: The largest size that the file can have; no more is read.
 
     Raises:
-        UserError: no network, a broken or wrong download, or an unwritable directory; nothing is left behind.
+        UserError: no network, a broken or wrong download, or an unwritable directory. Nothing is left behind.
     """
     by_hand = f"put the file at {path} yourself ({algorithm} of its text: {digest}) or train on --data.corpus FILE."
 
@@ -54,7 +54,7 @@ def download(url: str, path: Path, algorithm: str, digest: str, max_bytes: int) 
 
 
 class _NotReceived(Exception):
-    """The network is at fault, not the disk that its bytes are written to."""
+    """The network failed, not the disk that its bytes are written to."""
 
 
 class _OnlyHttps(HTTPRedirectHandler):

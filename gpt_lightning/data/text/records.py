@@ -1,6 +1,6 @@
-"""What a record is, whatever it comes from: some values by their names, one of which is a text.
+"""Records of text, whatever file they come from: a record maps names to values, one of which is its text.
 
-A record without a text is an error: to train on half a corpus unawares is worse.
+A record without text is an error: training on half a corpus without knowing it would be worse.
 """
 
 from gpt_lightning.errors import UserError
@@ -9,15 +9,15 @@ INSTALL = "pip install -r requirements-data.txt"
 
 
 def text_of(record: object, text_key: str, where: str) -> str | None:
-    """The text in a record; None if it is null.
+    """The text of a record; None if it is null.
 
     Args:
-        record: Anything.
-        text_key: The name of the value.
-        where: Of the record, for the beginning of a message.
+        record: Any value, such as one read from JSON.
+        text_key: The name of the text.
+        where: Where the record is, to begin an error message with.
 
     Raises:
-        UserError: it has no text under that key.
+        UserError: the record has no text under that name.
     """
     if not isinstance(record, dict) or text_key not in record:
         keys = f"only {', '.join(map(repr, record))}" if isinstance(record, dict) and record else "no key at all"

@@ -1,1 +1,1 @@
-"""Tokens: text cut, tokenised and kept in files, ours and others', and read as one sequence."""
+"""Text becomes files of tokens, which are read as one sequence; token files of other projects are read, too."""

@@ -1,10 +1,11 @@
-"""Token files of other projects: nanoGPT's train.bin and val.bin, llm.c's shards. They are used where they lie.
+"""Token files of other projects, nanoGPT's train.bin and val.bin and llm.c's shards, read in place.
 
-nanoGPT (data/*/prepare.py) writes bare uint16. llm.c (dev/data/data_common.py) writes 256 int32 first, magic number,
-version and count, then uint16 (GPT-2) or uint32 (Llama 3).
+nanoGPT (data/*/prepare.py) writes bare uint16. llm.c (dev/data/data_common.py) writes a header of 256 int32, which
+begins with magic number, version and count, then uint16 (GPT-2) or uint32 (Llama 3).
 """
 
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gpt_lightning.data.tokens.shards import SPLITS
-from gpt_lightning.data.tokens.token_sequence import Tokens
+from gpt_lightning.data.tokens.token_sequence import Tokens, map_ids
 from gpt_lightning.data.verified import recall, remember, stamp_of
 from gpt_lightning.errors import UserError
 
@@ -25,12 +26,12 @@ CHECKED = "checked_bins.json"
 
 
 def find_bins(spec: str) -> dict[str, list[Path]] | None:
-    """The .bin files of a directory or glob by the split in their names; None if none is of train.
+    """The .bin files of a directory or glob by the split in their names; None if there are none for training.
 
     Raises:
-        UserError: there is training text only.
+        UserError: there are files for training but none for validation.
     """
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     candidates = path.glob("*.bin") if path.is_dir() else path.parent.glob(path.name) if "*" in path.name else ()
     try:
         files = sorted(file for file in candidates if file.suffix == ".bin" and file.is_file())
@@ -45,42 +46,38 @@ def find_bins(spec: str) -> dict[str, list[Path]] | None:
 
 
 def open_bins(bins: dict[str, list[Path]], n_ids: int, home: Path) -> tuple[dict[str, Tokens], dict[str, Any]]:
-    """Maps the files into memory, once it is verified that the tokenizer has all their ids.
+    """Maps the files into memory, after checking that the tokenizer has all their ids.
 
-    That is remembered for as long as the files' sizes and times stay the same.
+    The check is not repeated while the files' sizes and times stay the same.
 
     Args:
         bins: From `find_bins`.
-        n_ids: How many ids the tokenizer has.
-        home: The directory where it is remembered.
+        n_ids: The number of ids that the tokenizer has.
+        home: The directory of the file that remembers checks.
 
     Returns:
-        Tokens by the names train, val and test, and what `token_files.text_identity` says of token files of ours.
+        Tokens by the names train, val and test, and the identity of the training text, as in `Prepared`.
 
     Raises:
-        UserError: a file is not as long as it says, or has an id that the tokenizer lacks.
+        UserError: a file is not as long as its header says, or has an id that the tokenizer lacks.
     """
-    known = recall(home / CHECKED, list, int, int)
-    seen = {}
-    arrays = {split: [_map(path, n_ids) for path in bins[split]] for split in SPLITS}
-    for split in SPLITS:
-        for path, array in zip(bins[split], arrays[split], strict=True):
-            name, stamp = str(path.resolve()), stamp_of(path)
-            if name in seen:  # val that is test too
-                continue
-            entry = known.get(name)
-            if entry is None or entry[0] != stamp:
-                entry = [stamp, *_largest_and_crc32(array, path)]
-            seen[name] = entry
-            if entry[1] >= n_ids:
-                raise UserError(
-                    f"{path} has the token id {entry[1]}, but the tokenizer has only {n_ids:,} ids: set "
-                    "--data.tokenizer to the one it was written with, such as gpt2."
-                )
-    if any(known.get(name) != entry for name, entry in seen.items()):
-        remember(known | seen, home / CHECKED)
-    tokens = {split: Tokens(arrays[split]) for split in SPLITS}
-    checksums = [seen[str(path.resolve())][2] for path in bins["train"]]
+    known, checked = recall(home / CHECKED, list, int, int), {}
+    arrays = {path: _map(path, n_ids) for split in SPLITS for path in bins[split]}
+    for path, array in arrays.items():
+        name, stamp = str(path.resolve()), stamp_of(path)
+        entry = known.get(name)
+        if entry is None or entry[0] != stamp:
+            entry = [stamp, *_largest_and_crc32(array, path)]
+        checked[name] = entry
+        if entry[1] >= n_ids:
+            raise UserError(
+                f"{path} has the token id {entry[1]}, but the tokenizer has only {n_ids:,} ids: set "
+                "--data.tokenizer to the one it was written with, such as gpt2."
+            )
+    if any(known.get(name) != entry for name, entry in checked.items()):
+        remember(known | checked, home / CHECKED)
+    tokens = {split: Tokens([arrays[path] for path in bins[split]]) for split in SPLITS}
+    checksums = [checked[str(path.resolve())][2] for path in bins["train"]]
     identity = {"tokens": len(tokens["train"]), "crc32": zlib.crc32(json.dumps(checksums).encode())}
     return tokens, {"corpus": bins["train"][0].parent.name, **identity}
 
@@ -97,14 +94,14 @@ def _map(path: Path, n_ids: int) -> np.ndarray:
         if size != expected:
             than = "shorter" if size < expected else "longer"
             raise UserError(f"{path} is {than} than the {head[2]:,} tokens that its header says: fetch it again.")
-        return np.memmap(path, dtype, mode="r", offset=HEADER_BYTES) if head[2] else np.empty(0, dtype)
+        return map_ids(path, dtype, HEADER_BYTES)
     dtype = np.dtype("<u2" if n_ids <= 1 << 16 else "<u4")
     if size % dtype.itemsize:
         raise UserError(
             f"{path} is no file of {dtype.name} tokens: its {size:,} bytes are not a multiple of {dtype.itemsize}. "
             "Fetch it again, or set --data.tokenizer to the one it was written with."
         )
-    return np.memmap(path, dtype, mode="r") if size else np.empty(0, dtype)
+    return map_ids(path, dtype)
 
 
 def _largest_and_crc32(tokens: np.ndarray, path: Path) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""Byte-level BPE learnt from a text, as plain tiktoken ranks: the Hugging Face `tokenizers` library learns the merges.
+"""Learns byte-level BPE from a text, with Hugging Face's `tokenizers`, and gives plain tiktoken ranks.
 
-That library is optional and needed for learning only: the ranks are used with tiktoken, as any others.
+That library is optional: only learning needs it. tiktoken uses the ranks like any others.
 """
 
 import base64
@@ -16,36 +16,35 @@ from gpt_lightning.data.tokens.segments import last_cut
 from gpt_lightning.errors import UserError
 from gpt_lightning.files import atomic_file
 
-# Learning takes some 80 bytes of memory for each byte of distinct words. In Chinese nearly all words are distinct, and
-# this many bytes take 5 GB; in English few are. Ten million English words suffice for the commonest 50,000 parts.
+# Learning takes some 80 bytes of memory for each byte of distinct words. In Chinese nearly all words are distinct, so
+# that 64 MiB of text take 5 GB; in English few are. Ten million English words suffice for the commonest 50,000 tokens.
 SAMPLE_BYTES = 1 << 26
-# The library takes 256 texts at a time: with 16 kB each, the bar moves every 4 MB.
+# The library takes 256 texts at a time: at 16 kB each, the progress bar moves every 4 MB.
 _TEXT_BYTES = 1 << 14
-# Words that GPT-2's pattern leaves longer, as in DNA or base64, are cut: merging takes the square of a word's length.
+# Longer words, as GPT-2's pattern makes of DNA or base64, are cut: merging takes time quadratic in a word's length.
 _WORD_BYTES = 256
 # A pair of tokens that occurs only once in the text says nothing about other texts.
 _MIN_COUNT = 2
 
 
 def train_ranks(pieces: Iterable[bytes], vocabulary: int) -> dict[bytes, int]:
-    """Learns byte-level BPE with GPT-2's pattern; the same text gives the same ranks, whatever the number of threads.
+    """Learns byte-level BPE with GPT-2's pattern. The ranks depend on the text, not on the number of threads.
 
     Args:
         pieces: The training text in order, at most about `SAMPLE_BYTES` in all (see `sample`); need not be UTF-8.
-        vocabulary: Number of ids, of which the last is left for `<|endoftext|>`.
+        vocabulary: The number of ids; the last is left for `<|endoftext|>`.
 
     Returns:
-        bytes → rank: 0 to 255 are the single bytes in order, then merged tokens as they were learnt, `vocabulary - 1`
-        in all.
+        bytes → rank, `vocabulary - 1` in all: the single bytes in order, then the tokens in the order of their merges.
 
     Raises:
-        UserError: a vocabulary out of range or larger than the text allows, or `tokenizers` is not installed.
+        UserError: the vocabulary is out of range or larger than the text allows, or `tokenizers` is not installed.
     """
-    bpe_size(f"bpe:{vocabulary}")  # is it in range?
+    bpe_size(f"bpe:{vocabulary}")  # raises if out of range
     ids = _learn(pieces, vocabulary).get_vocab()
     byte = byte_of_character()
-    # The library numbers its 256 characters first, in another order, and then the merges. Ranks are counted anew, so
-    # that they have no gap whatever it does.
+    # The library numbers its 256 characters first, in an order of its own, then the merges. Numbering them anew makes
+    # sure that there is no gap.
     learnt = [bytes(byte[c] for c in token) for token in sorted(ids, key=ids.__getitem__) if len(token) > 1]
     tokens = [bytes([value]) for value in range(256)] + learnt
     if len(tokens) < vocabulary - 1:
@@ -60,13 +59,13 @@ def sample(pieces: Iterable[bytes], total_bytes: int, limit: int = SAMPLE_BYTES)
     """Some of the pieces, evenly spread over the text, at most `limit` bytes in all; all of them if they fit.
 
     Args:
-        pieces: Parts of a text, each small compared with `limit`: one larger than that is left out, never cut.
-        total_bytes: Bytes of all pieces together.
-        limit: Bytes.
+        pieces: Parts of a text, each small compared with `limit`. One that is larger is left out, never cut.
+        total_bytes: The size of all pieces together.
+        limit: The largest size of the sample, in bytes.
     """
     seen = kept = 0
     for piece in pieces:
-        # Whether a piece is due does not depend on its own size, else small ones would be preferred.
+        # The size of the piece itself must not count in the first condition: that would favour small pieces.
         if kept * total_bytes <= seen * limit and kept + len(piece) <= limit:
             kept += len(piece)
             yield piece
@@ -85,14 +84,14 @@ def write_ranks(ranks: dict[bytes, int], path: Path) -> None:
 
 
 def byte_of_character() -> dict[str, int]:
-    """As in GPT-2's encoder.py: printable bytes stand for themselves, the others for characters from 256 on."""
+    """The bytes by GPT-2's characters for them (its encoder.py): themselves if printable, others from 256 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
 def _learn(pieces: Iterable[bytes], vocabulary: int):
-    """A `tokenizers.Tokenizer` of at most `vocabulary - 1` tokens, which are written in `byte_of_character`."""
+    """A `tokenizers.Tokenizer` with at most `vocabulary - 1` tokens, spelt in the characters of `byte_of_character`."""
     try:
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
     except ImportError as error:
@@ -105,7 +104,7 @@ def _learn(pieces: Iterable[bytes], vocabulary: int):
         [
             pre_tokenizers.Split(Regex(GPT2_PATTERN), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            pre_tokenizers.Split(Regex(f".{{1,{_WORD_BYTES}}}"), "isolated"),  # a character is a byte by now
+            pre_tokenizers.Split(Regex(f".{{1,{_WORD_BYTES}}}"), "isolated"),  # one character is one byte here
         ]
     )
     trainer = trainers.BpeTrainer(
@@ -117,15 +116,15 @@ def _learn(pieces: Iterable[bytes], vocabulary: int):
     try:
         tokenizer.train_from_iterator(_texts(pieces), trainer)
     finally:
-        # Processes forked from now on, as those of data loaders are, have none of the library's threads. Without this,
-        # it may print a warning in each of them, or wait for ever in one that learns a tokenizer.
+        # Processes forked later, such as data loaders, do not inherit the library's threads. Without this, it may print
+        # a warning in each of them, or hang in one that learns a tokenizer.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return tokenizer
 
 
 def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The parts of the pieces that are UTF-8. An invalid byte separates them, as in `encode_bytes`: leaving it out
-    would join its neighbours, and replacing it would count a character that is not there."""
+    """The parts of the pieces that are UTF-8. Invalid bytes separate texts, as in `encode_bytes`: leaving one out would
+    join its neighbours, and replacing it would count a character that is not there."""
     with tqdm(desc="learning the tokenizer", unit="B", unit_scale=True, delay=2) as bar:
         for piece in pieces:
             start = 0

@@ -1,4 +1,4 @@
-"""What tells one text from another, without keeping it: a hash, remembered for as long as its files stay the same."""
+"""The hash that identifies a text, remembered for as long as its files stay the same."""
 
 import hashlib
 import json
@@ -14,36 +14,30 @@ DIGESTS = "digests.json"
 
 
 @dataclass(frozen=True)
-class Text:
-    """What tells one text from another.
+class TextIdentity:
+    """What tells one text from another."""
 
-    Attributes:
-        digest: Its hash; of a dataset, whose text is not here, the hash of what is asked of it.
-        size: Bytes; None if that is not known.
-        changed: Whether the same corpus had another text when it was last read.
-    """
-
-    digest: str
-    size: int | None
-    changed: bool
+    digest: str  # the hash of the text; for a dataset, whose text is elsewhere, that of the request for it
+    size: int | None  # in bytes; None if unknown
+    changed: bool  # whether the corpus had another text when it was last read
 
 
-def identify(corpus: Corpus, home: Path) -> Text:
+def identify(corpus: Corpus, home: Path) -> TextIdentity:
     """Hash and size of the text of a corpus.
 
-    The text is read once; after that its hash is remembered, in `home`, for as long as the files' paths, sizes and
-    times stay the same.
+    The text is read once. Then its hash is kept in `home` and used while the files' paths, sizes and times stay the
+    same.
 
     Raises:
-        UserError: it cannot be read, is empty, or has another hash than it should.
+        UserError: the text cannot be read, is empty, or has another hash than the corpus says.
     """
     if corpus.dataset is not None:
-        asked = [corpus.source, corpus.text_key, corpus.max_bytes, _stamp(corpus)]
-        return Text(hashlib.sha256(json.dumps(asked).encode()).hexdigest(), corpus.max_bytes, False)
+        request = [corpus.source, corpus.text_key, corpus.max_bytes, _stamp(corpus)]
+        return TextIdentity(hashlib.sha256(json.dumps(request).encode()).hexdigest(), corpus.max_bytes, False)
     known, stamp = recall(home / DIGESTS, str, str, int), _stamp(corpus)
-    then_stamp, then_digest, then_size = known.get(corpus.source, (None, None, None))
-    if corpus.files and then_stamp == stamp:
-        digest, size = then_digest, then_size
+    known_stamp, known_digest, known_size = known.get(corpus.source, (None, None, None))
+    if corpus.files and known_stamp == stamp:
+        digest, size = known_digest, known_size
     else:
         digest, size = fingerprint(read_corpus(corpus), corpus.hash_algorithm)
     if corpus.checksum and digest != corpus.checksum[1]:
@@ -57,13 +51,13 @@ def identify(corpus: Corpus, home: Path) -> Text:
             f"Corpus {corpus.name} is empty: {', '.join(map(str, corpus.files))} holds no text. "
             "Name another --data.corpus."
         )
-    if corpus.files and then_stamp != stamp:
+    if corpus.files and known_stamp != stamp:
         remember(known | {corpus.source: (stamp, digest, size)}, home / DIGESTS)
-    return Text(digest, size, then_digest not in (None, digest))
+    return TextIdentity(digest, size, known_digest not in (None, digest))
 
 
 def _stamp(corpus: Corpus) -> str:
-    """What changes when someone writes to one of the files, without reading them, or asks for another text of them."""
+    """A hash that changes, without the files being read, when one is written to or other text is asked of them."""
     files = corpus.files
     if corpus.dataset is not None and (local := Path(corpus.dataset.path)).exists():
         files = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else [local]

@@ -1,12 +1,14 @@
 """Cuts a stream of text into pieces that, tokenised one by one, give the tokens of the uncut text.
 
-Where they are cut depends on the text alone: the tokens depend neither on the number of cores nor on sizes of reads.
+The cuts depend on the text alone, and so the tokens do not depend on the number of cores or the sizes of reads.
 """
 
 import bisect
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from gpt_lightning.errors import UserError
 
@@ -15,25 +17,25 @@ CORPUS_CHANGED = "The corpus changed while it was being read: start again."
 
 # The last place between an ASCII letter or digit and a space or newline. Cutting there is safe for the patterns of
 # GPT-2, cl100k and o200k: none of their alternatives has white space after a letter or a digit, so a match in the uncut
-# text ends there anyway; none looks behind, so what follows matches the same; and what precedes ends in no white space,
-# so the look-ahead of `\s+(?!\S)` and the `$` of `\s++$` see the same. Both bytes are ASCII: no character is cut.
+# text ends there anyway; none looks behind, so the text after the cut matches as before; and the text before it ends in
+# no white space, so the look-ahead of `\s+(?!\S)` and the `$` of `\s++$` see the same. Both bytes are ASCII, so no
+# character is cut.
 _SAFE_CUT = re.compile(rb".*[A-Za-z0-9](?=[ \n])", re.DOTALL)
 
-
 # (index of the split, document number, bytes)
-Placed = tuple[int, int, bytes]
+SplitBlock = tuple[int, int, bytes]
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Pieces of one split that are tokenised together: many small documents, or a part of a large one."""
+    """Pieces of one split that are tokenised together: many small documents, or part of a large one."""
 
     split: int
     pieces: list[tuple[bool, bytes]]  # whether it begins a document, and its text
 
     @property
     def documents(self) -> int:
-        """How many documents begin in it."""
+        """The number of documents that begin here."""
         return sum(begins for begins, _ in self.pieces)
 
     @property
@@ -42,8 +44,8 @@ class Pack:
         return sum(len(text) for _, text in self.pieces)
 
 
-def by_bytes(blocks: Iterable[tuple[int, bytes]], split_ends: Sequence[int]) -> Iterator[Placed]:
-    """Gives each block of a document its split, and cuts a block that reaches into the next.
+def by_bytes(blocks: Iterable[tuple[int, bytes]], split_ends: Sequence[int]) -> Iterator[SplitBlock]:
+    """Assigns each block to a split, and cuts blocks at the end of one.
 
     Args:
         blocks: (document number, bytes) in order.
@@ -58,50 +60,49 @@ def by_bytes(blocks: Iterable[tuple[int, bytes]], split_ends: Sequence[int]) -> 
             raise UserError(CORPUS_CHANGED)
         while block:
             split = bisect.bisect_right(split_ends, position)
-            taken = block[: split_ends[split] - position]
-            yield split, document, taken
-            position += len(taken)
-            block = block[len(taken) :]
+            part = block[: split_ends[split] - position]
+            yield split, document, part
+            position += len(part)
+            block = block[len(part) :]
     if position < split_ends[-1]:
         raise UserError(CORPUS_CHANGED)
 
 
-def segments(blocks: Iterable[Placed]) -> Iterator[Placed]:
+def segments(blocks: Iterable[SplitBlock]) -> Iterator[SplitBlock]:
     """Regroups blocks into pieces of at most `SEGMENT_BYTES`, none of which spans two documents or splits."""
-    buffer, place = bytearray(), (0, 0)
-    for split, document, block in blocks:
-        if (split, document) != place:
-            if buffer:
-                yield *place, bytes(buffer)
-            buffer, place = bytearray(), (split, document)
-        buffer += block
-        while len(buffer) >= SEGMENT_BYTES:
-            cut = last_cut(bytes(buffer[:SEGMENT_BYTES]))
-            yield *place, bytes(buffer[:cut])
-            del buffer[:cut]
-    if buffer:
-        yield *place, bytes(buffer)
+    for (split, document), group in groupby(blocks, key=lambda block: block[:2]):
+        buffer = bytearray()
+        for _, _, block in group:
+            buffer += block
+            while len(buffer) >= SEGMENT_BYTES:
+                cut = last_cut(bytes(buffer[:SEGMENT_BYTES]))
+                yield split, document, bytes(buffer[:cut])
+                del buffer[:cut]
+        if buffer:
+            yield split, document, bytes(buffer)
 
 
-def packs(pieces: Iterable[Placed]) -> Iterator[Pack]:
-    """Gathers the pieces of each split, in order, up to `SEGMENT_BYTES`: handing documents of a hundred bytes to
-    another thread one by one would take longer than tokenising them."""
-    gathered: dict[int, list[tuple[bool, bytes]]] = {}
-    sizes: dict[int, int] = {}
+def packs(pieces: Iterable[SplitBlock]) -> Iterator[Pack]:
+    """Gathers the pieces of each split, in order, into packs of at most `SEGMENT_BYTES`.
+
+    Passing documents of a hundred bytes to another thread one by one would take longer than tokenising them.
+    """
+    gathered: dict[int, list[tuple[bool, bytes]]] = defaultdict(list)
+    sizes = Counter()
     previous = None
     for split, document, text in pieces:
-        if sizes.get(split, 0) + len(text) > SEGMENT_BYTES and split in gathered:
+        if gathered[split] and sizes[split] + len(text) > SEGMENT_BYTES:
             yield Pack(split, gathered.pop(split))
             sizes[split] = 0
-        gathered.setdefault(split, []).append(((split, document) != previous, text))
-        sizes[split] = sizes.get(split, 0) + len(text)
+        gathered[split].append(((split, document) != previous, text))
+        sizes[split] += len(text)
         previous = (split, document)
     for split in sorted(gathered):
         yield Pack(split, gathered[split])
 
 
 def last_cut(window: bytes) -> int:
-    """The last position in `window` where a cut changes no token; if there is none, where its last character begins."""
+    """The last position in `window` where a cut changes no token; without one, where the last character begins."""
     if match := _SAFE_CUT.match(window):
         return match.end()
     # A character is at most 4 bytes, and all but its first are 10xxxxxx.

@@ -1,8 +1,8 @@
-"""Token files: a corpus tokenised once, raw arrays on disk, memory-mapped from then on.
+"""Token files: a corpus is tokenised once into raw arrays on the disk, which are memory-mapped from then on.
 
 `<data_dir>/tokens/<corpus>-<tokenizer>-<hash>/` holds train_000000.bin, … val_000000.bin, … test_000000.bin, …
-(little-endian uint16 or uint32) and index.json, and the ranks of the tokenizer unless it is a published one. It appears
-in one step, so a directory that is there is complete, whoever made it.
+(little-endian uint16 or uint32), index.json, and the ranks of the tokenizer unless it is a published one. The directory
+appears in one step: if it exists, it is complete.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from gpt_lightning.data.text import hf
 from gpt_lightning.data.text.blocks import BLOCK_BYTES, Fingerprint
 from gpt_lightning.data.text.corpora import Corpus, read_corpus
 from gpt_lightning.data.tokenizer import PUBLISHED, tokenizer_state
-from gpt_lightning.data.tokens.identity import DIGESTS, Text, identify
-from gpt_lightning.data.tokens.segments import CORPUS_CHANGED, Placed, by_bytes, packs, segments
-from gpt_lightning.data.tokens.shards import PROGRESS, SPLITS, has_finished_shards, write_shards
-from gpt_lightning.data.tokens.token_sequence import Tokens
+from gpt_lightning.data.tokens.identity import DIGESTS, TextIdentity, identify
+from gpt_lightning.data.tokens.segments import CORPUS_CHANGED, SplitBlock, by_bytes, packs, segments
+from gpt_lightning.data.tokens.shards import PROGRESS, SPLITS, write_shards
+from gpt_lightning.data.tokens.token_sequence import Tokens, map_ids
 from gpt_lightning.data.verified import read_json, remember, stamp_of, write_json
 from gpt_lightning.errors import UserError
 from gpt_lightning.make_once import make_once
@@ -35,20 +35,20 @@ INDEX = "index.json"
 CHECKED = "checked.json"
 RANKS = "ranks.tiktoken"
 _DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-# Part of the directory's name: raise it when the same text and tokenizer would be written differently.
+# Goes into the directory's name: raise it when the same text and tokenizer would be written differently.
 FORMAT_VERSION = 3
 
 
 def prepare_token_files(corpus: Corpus, encoding: tiktoken.Encoding, data_dir: Path) -> Path:
-    """Tokenises the corpus unless that was done before; of several processes one does it and the others wait.
+    """Tokenises the corpus unless that was done before. Of several processes one does it and the others wait.
 
-    Where one was killed, the next goes on after the last finished shard.
+    If one was killed, the next continues after the last finished shard.
 
     Returns:
         The directory, for `open_token_files`.
 
     Raises:
-        UserError: an unreadable, empty, changed or too small corpus, or a `data_dir` that cannot be written.
+        UserError: the corpus is unreadable, empty, changed or too small, or `data_dir` cannot be written.
     """
     home = data_dir / "tokens"
     try:
@@ -62,7 +62,7 @@ def prepare_token_files(corpus: Corpus, encoding: tiktoken.Encoding, data_dir: P
         make_once(directory, lambda work: _write_or_clean(corpus, encoding, text, work), resumable=True)
         return directory
     except UserError:
-        # If what is remembered of the text is wrong and the reason, then starting again helps.
+        # A wrong entry in this cache may be the reason: without it, starting again helps.
         (home / DIGESTS).unlink(missing_ok=True)
         raise
     except OSError as error:
@@ -70,10 +70,9 @@ def prepare_token_files(corpus: Corpus, encoding: tiktoken.Encoding, data_dir: P
 
 
 def open_token_files(directory: Path) -> dict[str, Tokens]:
-    """Maps the splits of a directory of `prepare_token_files` into memory, once their checksums have been verified.
+    """Maps the splits in a directory of `prepare_token_files` into memory, after verifying their checksums.
 
-    That is remembered for as long as the files' sizes and times stay the same, so that opening them again takes no
-    longer for large ones.
+    That is not repeated while the files' sizes and times stay the same, so that large files open as fast as small ones.
 
     Returns:
         Tokens by the names train, val and test.
@@ -97,21 +96,16 @@ def open_token_files(directory: Path) -> dict[str, Tokens]:
             for split in SPLITS:
                 _check(directory, paths[split], splits[split], again)
             remember(stamps, directory / CHECKED)
-        return {split: Tokens([_map(path, dtype) for path in paths[split]] or [np.empty(0, dtype)]) for split in SPLITS}
-    # An index that is no JSON, or other JSON than ours, raises any of these.
+        arrays = {split: [map_ids(path, dtype) for path in paths[split]] for split in SPLITS}
+        return {split: Tokens(arrays[split] or [np.empty(0, dtype)]) for split in SPLITS}
+    # An index that is not JSON, or not ours, raises any of these.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{directory} is incomplete or damaged ({type(error).__name__}: {error}): {again}") from error
 
 
 def read_index(directory: Path) -> dict[str, Any]:
-    """What index.json says: what was tokenised and how, and of each split its tokens, bytes, documents and shards."""
+    """The content of index.json: what was tokenised and how, and for each split tokens, bytes, documents and shards."""
     return json.loads((directory / INDEX).read_text())
-
-
-def text_identity(directory: Path) -> dict[str, Any]:
-    """What tells whether another directory holds the same training text: corpus (its name), tokens and crc32."""
-    index = read_index(directory)
-    return {"corpus": index["corpus"], **{key: index["splits"]["train"][key] for key in ("tokens", "crc32")}}
 
 
 def tokenizer_digest(encoding: tiktoken.Encoding) -> str:
@@ -121,12 +115,8 @@ def tokenizer_digest(encoding: tiktoken.Encoding) -> str:
     return hashlib.sha256(parts).hexdigest()
 
 
-def _map(path: Path, dtype: np.dtype) -> np.ndarray:
-    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
-
-
 def _check(directory: Path, paths: list[Path], split: dict[str, Any], again: str) -> None:
-    """Compare the checksums of shards, and of the split that they make up, with those in the index."""
+    """Compares the checksums of a split and its shards with those in the index."""
     split_crc = 0
     for path, shard in zip(paths, split["shards"], strict=True):
         crc, size = 0, path.stat().st_size
@@ -144,27 +134,25 @@ def _check(directory: Path, paths: list[Path], split: dict[str, Any], again: str
 
 
 def _stamps(directory: Path, paths: dict[str, list[Path]]) -> dict[str, list[int]]:
-    """What changes when someone writes to the index or a shard."""
-    files = [directory / INDEX, *(path for split in SPLITS for path in paths[split])]
-    return {path.name: stamp_of(path) for path in files}
+    return {path.name: stamp_of(path) for path in (directory / INDEX, *chain(*paths.values()))}
 
 
-def _write_or_clean(corpus: Corpus, encoding: tiktoken.Encoding, text: Text, directory: Path) -> None:
-    """Write; after an error, leave the directory behind only if another process can go on with it."""
+def _write_or_clean(corpus: Corpus, encoding: tiktoken.Encoding, text: TextIdentity, directory: Path) -> None:
+    """Writes the files; after an error, leaves the directory only if another process can continue from it."""
     try:
         directory.mkdir(exist_ok=True)
         _write(corpus, encoding, text, directory)
     except BaseException as error:
-        if (isinstance(error, UserError) and corpus.dataset is None) or not has_finished_shards(directory):
+        if (isinstance(error, UserError) and corpus.dataset is None) or not (directory / PROGRESS).exists():
             shutil.rmtree(directory, ignore_errors=True)
         raise
 
 
-def _write(corpus: Corpus, encoding: tiktoken.Encoding, text: Text, directory: Path) -> None:
+def _write(corpus: Corpus, encoding: tiktoken.Encoding, text: TextIdentity, directory: Path) -> None:
     dtype = _DTYPES["uint16" if encoding.n_vocab <= 1 << 16 else "uint32"]
     seen = Fingerprint(corpus.hash_algorithm)
     with tqdm(total=text.size, desc=f"tokenising {corpus.name}", unit="B", unit_scale=True, delay=2) as bar:
-        splits = write_shards(packs(segments(_placed(corpus, text, seen))), encoding, dtype, directory, bar)
+        splits = write_shards(packs(segments(_split_blocks(corpus, text, seen))), encoding, dtype, directory, bar)
     if corpus.dataset is None and seen.digest != text.digest:
         raise UserError(CORPUS_CHANGED)
     percents = corpus.percents or ()
@@ -191,12 +179,11 @@ def _write(corpus: Corpus, encoding: tiktoken.Encoding, text: Text, directory: P
     }
     write_json(index, directory / INDEX)
     paths = {split: [directory / shard["file"] for shard in splits[split]["shards"]] for split in SPLITS}
-    remember(_stamps(directory, paths), directory / CHECKED)  # as they were written
+    remember(_stamps(directory, paths), directory / CHECKED)
     (directory / PROGRESS).unlink(missing_ok=True)
 
 
-def _placed(corpus: Corpus, text: Text, seen: Fingerprint) -> Iterator[Placed]:
-    """The blocks of a corpus with their splits."""
+def _split_blocks(corpus: Corpus, text: TextIdentity, seen: Fingerprint) -> Iterator[SplitBlock]:
     if corpus.dataset is not None:
         return hf.read_dataset(corpus.dataset, corpus.text_key, corpus.percents, corpus.max_bytes)
     # The n-th split ends at the sum of the first n percentages of the bytes.

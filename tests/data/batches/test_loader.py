@@ -1,3 +1,5 @@
+"""Which samples the loaders deliver, in which order and to which rank, also after a resume."""
+
 import itertools
 import os
 import tracemalloc

@@ -1,3 +1,5 @@
+"""Which text a name stands for, and how archives are read; formats with records are in test_records.py."""
+
 import bz2
 import gzip
 import hashlib
@@ -14,15 +16,7 @@ from gpt_lightning.data.text.blocks import fingerprint
 from gpt_lightning.data.text.corpora import find_corpus, full_path, may_share_text, read_corpus
 from gpt_lightning.data.text.formats import read_blocks
 from gpt_lightning.errors import UserError
-from tests.data.conftest import peak_memory
-
-
-def documents(corpus) -> list[bytes]:
-    texts: dict[int, bytes] = {}
-    for document, block in read_corpus(corpus):
-        texts[document] = texts.get(document, b"") + block
-    assert list(texts) == list(range(len(texts)))
-    return list(texts.values())
+from tests.data.conftest import documents, peak_memory
 
 
 def test_pydoc_is_there_without_a_download(tmp_path):

@@ -1,3 +1,5 @@
+"""Downloads from a server of ours: what arrives is verified, and nothing else is left behind."""
+
 import hashlib
 import io
 import os

@@ -9,16 +9,13 @@ import pytest
 from gpt_lightning.data.text.corpora import find_corpus, read_corpus
 from gpt_lightning.data.text.formats import json_lines
 from gpt_lightning.errors import UserError
+from tests.data import conftest
 
 TEXTS = ["one\nline", "zwei « drei »", "漢字 \U0001f600", "\0 and \x7f", 'a "quote" \\ and a tab\t']
 
 
 def documents(path, tmp_path, **options) -> list[bytes]:
-    texts: dict[int, bytes] = {}
-    for document, block in read_corpus(find_corpus(str(path), tmp_path / "data", **options)):
-        texts[document] = texts.get(document, b"") + block
-    assert list(texts) == list(range(len(texts)))
-    return list(texts.values())
+    return conftest.documents(find_corpus(str(path), tmp_path / "data", **options))
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])

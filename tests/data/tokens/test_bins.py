@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from gpt_lightning.data.tokens import bins
 from gpt_lightning.data.tokens.bins import find_bins, open_bins
 from gpt_lightning.errors import UserError
 
@@ -102,10 +103,8 @@ def test_files_are_looked_through_once_and_again_when_they_changed(tmp_path, mon
     nanogpt(tmp_path / "val.bin", [4])
     first = opened(tmp_path, tmp_path)[1]
     looked = []
-    look = __import__("gpt_lightning.data.tokens.bins", fromlist=["x"])._largest_and_crc32
-    monkeypatch.setattr(
-        "gpt_lightning.data.tokens.bins._largest_and_crc32", lambda *args: looked.append(args) or look(*args)
-    )
+    look = bins._largest_and_crc32
+    monkeypatch.setattr(bins, "_largest_and_crc32", lambda *args: looked.append(args) or look(*args))
     assert opened(tmp_path, tmp_path)[1] == first
     assert not looked
     nanogpt(tmp_path / "train.bin", [1, 2, 5])

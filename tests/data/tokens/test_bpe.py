@@ -1,3 +1,5 @@
+"""Byte-level BPE learnt from a text: merges by hand, against the library, and through files."""
+
 import os
 import random
 import re

@@ -1,3 +1,5 @@
+"""Cutting a text changes no token of it."""
+
 import random
 
 import numpy as np

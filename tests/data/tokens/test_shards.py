@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import time
+from contextlib import contextmanager
+from itertools import count
 
 import numpy as np
 import pytest
@@ -114,20 +116,26 @@ def test_what_was_lost_of_a_partial_preparation_is_made_again(tmp_path, bpe, mon
     assert contents(prepare(tmp_path, bpe)) == undisturbed
 
 
-def interrupted(tmp_path, encoding, monkeypatch):
-    """A preparation that Ctrl-C ends after two shards."""
-    calls = []
+@contextmanager
+def ctrl_c_after(pieces: int, monkeypatch):
+    """Ctrl-C comes once so many pieces have been tokenised."""
+    numbers = count()
 
     def encode(*args):
-        calls.append(args)
-        if len(calls) > 30:
+        if next(numbers) >= pieces:
             raise KeyboardInterrupt
         return encode_bytes(*args)
 
     with monkeypatch.context() as patched:
         patched.setattr(shards, "encode_bytes", encode)
         with pytest.raises(KeyboardInterrupt):
-            prepare(tmp_path, encoding)
+            yield
+
+
+def interrupted(tmp_path, encoding, monkeypatch):
+    """A preparation that Ctrl-C ends after two shards."""
+    with ctrl_c_after(30, monkeypatch):
+        prepare(tmp_path, encoding)
     (partial,) = (tmp_path / "data" / "tokens").glob(".partial-*")
     return partial
 
@@ -210,18 +218,8 @@ def test_a_dataset_is_divided_in_one_passage_and_resumed(tmp_path, bpe, monkeypa
     for split, those in places.items():
         expected = "<|endoftext|>".join(text for i, text in enumerate(texts) if i % 100 in those)
         assert bpe.decode(tokens[split][:].tolist()) == expected
-    calls = []
-
-    def encode(*args):
-        calls.append(args)
-        if len(calls) > 300:
-            raise KeyboardInterrupt
-        return encode_bytes(*args)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(shards, "encode_bytes", encode)
-        with pytest.raises(KeyboardInterrupt):
-            prepare_dataset("data")
+    with ctrl_c_after(300, monkeypatch):
+        prepare_dataset("data")
     assert list((tmp_path / "data" / "tokens").glob(".partial-*/progress.json"))
     resumed = open_token_files(prepare_dataset("data"))
     for split in shards.SPLITS:

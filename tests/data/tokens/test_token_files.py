@@ -1,3 +1,5 @@
+"""Token files of a corpus: what they hold, who writes them, and what happens when something goes wrong."""
+
 import errno
 import hashlib
 import json

@@ -17,7 +17,7 @@ MAX_LINE_BYTES = 1 << 28  # a line is in memory at once
 
 
 def read(path: Path, text_key: str) -> Blocks:
-    """The text of each record; UserError names the line that has none."""
+    """The text of each record. Raises UserError, naming the line, if one has none."""
     return blocks_of_texts(_texts(path, text_key))
 
 

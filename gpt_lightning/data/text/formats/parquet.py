@@ -1,4 +1,4 @@
-"""Parquet: tables, of which one column is text. pyarrow reads it."""
+"""Parquet: tables with a column of text, read by pyarrow."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ BATCH_ROWS = 64  # in memory at a time: documents can be megabytes
 
 
 def read(path: Path, text_key: str) -> Blocks:
-    """The text of each row; UserError if there is no such column of text, or pyarrow is not installed."""
+    """The text of each row. Raises UserError if there is no such column of text, or no pyarrow."""
     return blocks_of_texts(_texts(path, text_key))
 
 

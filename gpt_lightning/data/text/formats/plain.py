@@ -11,6 +11,6 @@ BINARY = False
 
 
 def read(path: Path, text_key: str) -> Blocks:
-    """The file, as it is."""
+    """The file, unchanged."""
     with open_unpacked(path) as file:
         yield from blocks_of_file(file)

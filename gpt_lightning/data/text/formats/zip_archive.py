@@ -1,4 +1,4 @@
-"""Zip archives of plain text. Nothing of them is ever unpacked to the disk."""
+"""Zip archives of plain text. Nothing is unpacked to the disk."""
 
 import zipfile
 from itertools import pairwise
@@ -29,10 +29,9 @@ def read(path: Path, text_key: str) -> Blocks:
 
 def _check_members(members: list[zipfile.ZipInfo]) -> None:
     for member in members:
-        # zipfile unpacks the others, bzip2 and LZMA, without a limit to the memory it takes.
+        # zipfile puts no limit to the memory that the others, bzip2 and LZMA, take to unpack.
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise NotImplementedError(f"{member.filename!r} is neither stored nor deflated: unpack it by hand")
-    ordered = sorted(members, key=lambda member: member.header_offset)
-    for one, following in pairwise(ordered):
+    for one, following in pairwise(sorted(members, key=lambda member: member.header_offset)):
         if one.header_offset + one.compress_size > following.header_offset:
             raise zipfile.BadZipFile(f"{one.filename!r} and {following.filename!r} overlap")
