@@ -17,8 +17,6 @@ from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.metrics import PICTURED
 from gpt_lightning.model import GPTConfig
 from gpt_lightning.module import GPTModule
-from tests.command_line import TINY, run
-from tests.conftest import REPO
 
 CONFIG = GPTConfig(n_layer=2, n_head=2, d_model=16, context_length=64, vocab_size=256)
 
@@ -152,16 +150,3 @@ def test_heatmaps_take_their_verdicts_from_the_scan(corpus_file, tmp_path, monke
 def test_heatmaps_without_a_scan_make_one(corpus_file, tmp_path):
     fit(corpus_file, tmp_path, [callbacks.AttentionHeatmaps(8)], max_steps=5)
     assert "attention/heads_of_note" in EventAccumulator(str(tmp_path / "run")).Reload().Tags()["images"]
-
-
-def test_an_alarm_stops_every_rank(corpus_file, tmp_path):
-    """Of two processes, only rank zero scans and writes, but both stop and save at the same step."""
-    options = ["--config", REPO / "configs/ddp.yaml", *TINY, "--trainer.devices=2", "--trainer.max_steps=200"]
-    sick = ["--model.gpt.d_model=64", "--model.learning_rate=0.1", "--trainer.gradient_clip_val=0"]
-    looks = ["--depth_scan.on_alarm=stop", "--attention_heatmaps.every_n_validations=0", f"--data.corpus={corpus_file}"]
-    result = run("train.py", "fit", *options, *sick, *looks, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("  ALARM  ") == 1
-    stopped_at = int(re.search(r"Stopped by an alarm of the depth scan after (\d+) optimiser steps", result.stdout)[1])
-    assert stopped_at < 200
-    assert (tmp_path / f"runs/default/version_0/checkpoints/alarm-step={stopped_at}.ckpt").is_file()

@@ -10,6 +10,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from gpt_lightning.data.tokenizer import load_tokenizer
 from gpt_lightning.interop import save_plain
 from gpt_lightning.model import GPT, GPTConfig
+from tests.command_line import TINY, run
+from tests.conftest import REPO
 from tests.whole_runs.conftest import LAST, RUN, events
 
 NO_PICTURES = ["--attention_heatmaps.every_n_validations=0", "--text_samples.every_n_validations=0"]
@@ -116,3 +118,16 @@ def test_the_verdicts_are_a_sentence_and_a_row_for_each_head(trained):
     assert "|" not in text.strip().splitlines()[0]
     rows = [line for line in text.splitlines() if re.match(r"\|? *\d+ *\| *\d+ *\|", line)]
     assert len(rows) == 4
+
+
+def test_an_alarm_stops_every_rank(corpus_file, tmp_path):
+    """Of two processes, only rank zero scans and writes, but both stop and save at the same step."""
+    options = ["--config", REPO / "configs/ddp.yaml", *TINY, "--trainer.devices=2", "--trainer.max_steps=200"]
+    sick = ["--model.gpt.d_model=64", "--model.learning_rate=0.1", "--trainer.gradient_clip_val=0"]
+    looks = ["--depth_scan.on_alarm=stop", "--attention_heatmaps.every_n_validations=0", f"--data.corpus={corpus_file}"]
+    result = run("train.py", "fit", *options, *sick, *looks, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("  ALARM  ") == 1
+    stopped_at = int(re.search(r"Stopped by an alarm of the depth scan after (\d+) optimiser steps", result.stdout)[1])
+    assert stopped_at < 200
+    assert (tmp_path / f"runs/default/version_0/checkpoints/alarm-step={stopped_at}.ckpt").is_file()
