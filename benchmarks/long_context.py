@@ -36,7 +36,7 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts in kilobytes
         print(f"{time.perf_counter() - start:8.1f} s   peak {peak:.2f} GB   before {done}", flush=True)
 
-    study(gpt, tokens, step=1, on_progress=say)
+    study(gpt, tokens, step=1, on_progress=lambda task, steps: say(task))
     say("pooled pictures")
     attention_pooled_maps(gpt, tokens[0])
     say("the end")

@@ -80,7 +80,8 @@ def analyse(
     loaded.model.to(chosen_device)
     with tqdm(unit=" steps", leave=False) as bar:
 
-        def on_progress(step: str) -> None:
+        def on_progress(step: str, steps: int) -> None:
+            bar.total = steps
             bar.set_description_str(step)
             bar.update()
 
@@ -97,7 +98,7 @@ def analyse(
         )
         comparison = None
         if other is not None:
-            on_progress("comparing")
+            on_progress("comparing", bar.total + 1)
             other.model.to(chosen_device)
             comparison = compared(loaded, tokens, other, str(compare), text)
 

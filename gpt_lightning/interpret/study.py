@@ -105,7 +105,7 @@ def study(
     token_text: Callable[[int], str] | None = None,
     history: Sequence[Mapping] = (),
     with_ablation: bool = True,
-    on_progress: Callable[[str], None] = lambda task: None,
+    on_progress: Callable[[str, int], None] = lambda task, steps: None,
     known_text: bool = True,
     n_ids: int | None = None,
 ) -> Study:
@@ -114,7 +114,7 @@ def study(
     Args:
         model, tokens_BT, step, token_text, history: As for `depth_scan`.
         with_ablation: Ablation takes about n_head · n_layer / 2 forward passes, nearly all of the time.
-        on_progress: Called with what comes next, n_layer + 4 times, or 4 times without ablation.
+        on_progress: Called before each step, with what it is and how many steps there are.
         known_text: Whether the text is known to be of the kind that the network was trained on. If not, and if the loss
             shows that the text is foreign, alarms stay suspicions.
         n_ids: As for `logit_lens`.
@@ -122,19 +122,20 @@ def study(
     Raises:
         UserError: as `depth_scan`.
     """
-    on_progress("scanning")
+    steps = 4 + with_ablation * model.config.n_layer
+    on_progress("scanning", steps)
     scan = depth_scan(model, tokens_BT, step, token_text, history=history)
-    on_progress("probing")
+    on_progress("probing", steps)
     probes = probe_texts(model, tokens_BT, scan)
-    on_progress("logit lens")
+    on_progress("logit lens", steps)
     lens = logit_lens(model, tokens_BT, n_ids=n_ids)
-    on_progress("comparing layers")
+    on_progress("comparing layers", steps)
     pairs = tokens_BT.numel() - len(tokens_BT)  # tokens but the first of each sequence
     undefined = torch.full((len(lens.cross_entropy),) * 2, math.nan)
     similarity = layer_similarity(model, tokens_BT) if pairs >= 2 else undefined
     ablation = None
     if with_ablation:
-        ablation = ablate(model, tokens_BT, on_progress=lambda: on_progress("ablating"))
+        ablation = ablate(model, tokens_BT, on_progress=lambda: on_progress("ablating", steps))
         scan = settled(scan, ablation)
     foreign = not known_text and not probes[0].cross_entropy < probes[0].reference + FOREIGN
     if foreign:

@@ -121,9 +121,10 @@ def test_one_sequence_proves_nothing_and_still_is_json():
 @pytest.mark.parametrize(("with_ablation", "steps"), [(True, 4 + 2), (False, 4)])
 def test_progress_is_told(with_ablation, steps):
     told = []
-    study(sharpened_gpt(), random_tokens(2, 30), with_ablation=with_ablation, on_progress=told.append)
+    study(sharpened_gpt(), random_tokens(2, 30), None, None, (), with_ablation, lambda *step: told.append(step))
     assert len(told) == steps
-    assert told.count("ablating") == (2 if with_ablation else 0)
+    assert {total for _, total in told} == {steps}
+    assert told.count(("ablating", steps)) == (2 if with_ablation else 0)
 
 
 def test_history_is_the_scans(scanned):
