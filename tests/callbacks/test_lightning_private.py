@@ -8,6 +8,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
 
 from callbacks import lightning_private
 from gpt_lightning.training.guarded_step import is_accumulating
@@ -223,3 +224,10 @@ def test_no_other_file_touches_what_is_private(path):
             if parent.__module__.startswith("lightning."):
                 theirs = inspect.getsource(inspect.getmodule(parent))
                 assert not private_attributes(source, of_self=True) & private_attributes(theirs, of_self=True)
+
+
+def test_the_command_line_overrides_only_what_is_listed():
+    for path in (REPO / "cli").rglob("*.py"):
+        source = path.read_text()
+        touched = private_attributes(source, of_self=True) | private_attributes(source, of_self=False)
+        assert touched <= set(lightning_private.OVERRIDDEN[LightningCLI]), path
