@@ -129,18 +129,21 @@ def experiment_directory(config: Namespace) -> Path:
 
 
 def find_checkpoint(given: str | None, experiment_dir: Path) -> tuple[Path | None, dict[str, Any] | None, str | None]:
-    """The checkpoint that `--ckpt_path` names, its content, and a line for the user if it is the one before the last,
-    since the last is damaged.
+    """The checkpoint that `--ckpt_path` names, its content, and a line for the user if it is not quite that one."""
+    if given is None:
+        return None, None, None
+    if given == "last":
+        return newest_undamaged(runs.last_run(experiment_dir))
+    path = runs.last_run(experiment_dir) / runs.BEST if given == "best" else Path(given)
+    return path, read_checkpoint(path), None
+
+
+def newest_undamaged(run: Path) -> tuple[Path, dict[str, Any], str | None]:
+    """The last checkpoint of a run, or the one before it if that is damaged, as a line then says.
 
     Raises:
         UserError: neither can be used.
     """
-    if given is None:
-        return None, None, None
-    if given != "last":
-        path = runs.last_run(experiment_dir) / runs.BEST if given == "best" else Path(given)
-        return path, read_checkpoint(path), None
-    run = runs.last_run(experiment_dir)
     last, previous = run / runs.LAST, run / runs.PREVIOUS
     if last.exists() and not last.is_file():
         raise UserError(f"{last} is not a file, so nothing could be saved there: move it away.")
