@@ -23,10 +23,10 @@ import tiktoken
 from gpt_lightning.command_line import OneLineParser, clear_errors
 from gpt_lightning.data.text import hf
 from gpt_lightning.data.text.corpora import Corpus, find_corpus, read_corpus
+from gpt_lightning.data.text.identity import identify
 from gpt_lightning.data.tokenizer import bpe_size, load_tokenizer
 from gpt_lightning.data.tokens.bins import find_bins, open_bins
 from gpt_lightning.data.tokens.bpe import SAMPLE_BYTES, sample, train_ranks, write_ranks
-from gpt_lightning.data.tokens.identity import identify
 from gpt_lightning.data.tokens.segments import by_bytes, segments
 from gpt_lightning.data.tokens.token_files import (
     INDEX,

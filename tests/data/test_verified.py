@@ -12,9 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gpt_lightning.data.text import identity
 from gpt_lightning.data.text.corpora import find_corpus
 from gpt_lightning.data.tokenizer import load_tokenizer
-from gpt_lightning.data.tokens import bins, identity, segments, token_files
+from gpt_lightning.data.tokens import bins, segments, token_files
 from gpt_lightning.data.tokens.bins import find_bins, open_bins
 from gpt_lightning.data.tokens.token_files import open_token_files, prepare_token_files
 from gpt_lightning.data.verified import read_json, recall, remember, write_json

@@ -67,9 +67,9 @@ def knows_words(tmp_path_factory, corpus_file) -> Path:
     return path
 
 
-def test_analyze_writes_what_the_contract_says(checkpoint, tmp_path):
-    result = run("analyze.py", "--checkpoint", checkpoint, "--output", tmp_path / "out", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+def test_analyze_writes_what_the_contract_says(main, checkpoint, tmp_path):
+    status, out, err = main("analyze.py", "--checkpoint", checkpoint, "--output", tmp_path / "out")
+    assert status == 0, err
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert files == {
         "depth_scan.json",
@@ -83,8 +83,8 @@ def test_analyze_writes_what_the_contract_says(checkpoint, tmp_path):
         "attention/layer_00.png",
         "attention/layer_01.png",
     }
-    assert "4 heads in 2 layers" in result.stdout
-    assert "without it the loss changes by" in result.stdout
+    assert "4 heads in 2 layers" in out
+    assert "without it the loss changes by" in out
     scan = json.loads((tmp_path / "out/depth_scan.json").read_text(), parse_constant=pytest.fail)
     assert len(scan["layers"]) == 2
     for layer in scan["layers"]:
@@ -261,19 +261,19 @@ def test_generate_continues_the_prompt_the_same_way_for_the_same_seed(main, chec
     assert first.stdout == again
 
 
-def test_prompts_from_a_file_from_standard_input_and_as_they_are_typed(checkpoint, tmp_path):
-    args = command("generate.py", "--checkpoint", checkpoint, "--seed", 3, "--tokens", 9)
+def test_prompts_from_a_file_from_standard_input_and_as_they_are_typed(main, checkpoint, tmp_path):
+    args = ("--checkpoint", checkpoint, "--seed", 3, "--tokens", 9)
     (tmp_path / "prompt.txt").write_bytes("the c\xe4t\n".encode())
 
-    def generated(*more, given=b""):
-        done = subprocess.run([*args, *more], input=given, capture_output=True)
+    def generated(*more, given):
+        done = subprocess.run(command("generate.py", *args, *more), input=given, capture_output=True, env=environment())
         assert done.returncode == 0, done.stderr.decode()
         assert b" tokens, " in done.stderr
         return done.stdout
 
-    expected = generated("--prompt", "the c\xe4t\n")
+    expected = main("generate.py", *args, "--prompt", "the c\xe4t\n")[1].encode()
     assert expected.startswith("the c\xe4t\n".encode())
-    assert generated("--prompt_file", tmp_path / "prompt.txt") == expected
+    assert main("generate.py", *args, "--prompt_file", tmp_path / "prompt.txt")[1].encode() == expected
     assert generated("--prompt_file", "-", given="the c\xe4t\n".encode()) == expected
     typed = generated("--interactive", given=b"the cat\n\nthe rat\n")
     assert typed.count(b"> ") == 4

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -11,24 +10,17 @@ import torch
 
 from gpt_lightning.data import describe
 from gpt_lightning.data import prepare as command
-from tests.conftest import REPO
 from tests.data.conftest import make_text
 from tests.data.test_prepare import lines_of
 
-
-def call(*arguments, cwd) -> subprocess.CompletedProcess:
-    environment = {"PYTHONPATH": str(REPO), "PATH": "/usr/bin:/bin", "HF_HOME": str(cwd / "hub")}
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
-TRAIN = [REPO / "train.py", "fit", "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--model.gpt.n_layer=1"]
+TRAIN = ["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--model.gpt.n_layer=1"]
 TRAIN += ["--model.gpt.n_head=1", "--model.gpt.d_model=8", "--model.gpt.context_length=16", "--data.batch_size=2"]
 TRAIN += ["--trainer.enable_progress_bar=false", "--model.warmup_steps=1"]
 
 
-def test_records_are_prepared_described_and_trained_on_with_a_tokenizer_learnt_from_them(tmp_path, monkeypatch, capsys):
+def test_records_are_prepared_described_and_trained_on_with_a_tokenizer_of_their_own(
+    main, tmp_path, monkeypatch, capsys
+):
     pytest.importorskip("tokenizers")
     (tmp_path / "texts.jsonl").write_text(lines_of(f"the story of number {n}, which is told" for n in range(500)))
     options = ["--corpus", "texts.jsonl", "--text_key", "body", "--tokenizer", "bpe:300"]
@@ -49,37 +41,37 @@ def test_records_are_prepared_described_and_trained_on_with_a_tokenizer_learnt_f
     assert re.search(rf"^train +{sizes['train']} +", described, re.MULTILINE)
     assert re.search(rf"^all +{sum(sizes.values())} +", described, re.MULTILINE)
 
-    trained = call(*TRAIN, *train.split(), cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
+    status, _, err = main("train.py", "fit", *TRAIN, *train.split())
+    assert status == 0, err
     # A directory of tokens is a corpus too: here moved elsewhere, without the text.
     (tmp_path / "texts.jsonl").unlink()
     directory.rename(tmp_path / "elsewhere")
-    again = call(*TRAIN, "--data.corpus=elsewhere", "--data.tokenizer=bpe:300", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    status, _, err = main("train.py", "fit", *TRAIN, "--data.corpus=elsewhere", "--data.tokenizer=bpe:300")
+    assert status == 0, err
     runs = [tmp_path / f"runs/default/version_{number}/checkpoints/last.ckpt" for number in (0, 1)]
     weights = [torch.load(path, weights_only=True)["state_dict"] for path in runs]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     # On another text the checkpoint's tokenizer goes on to be what bpe:300 means.
     (tmp_path / "other.txt").write_text("the number of the story, which is told again")
     other = ["--ckpt_path", runs[1], "--data.corpus=other.txt", "--data.tokenizer=bpe:300"]
-    tested = call(TRAIN[0], "test", *TRAIN[3:], *other, cwd=tmp_path)
-    assert tested.returncode == 0, tested.stderr
-    assert "Tests on all of other.txt, which the checkpoint was not trained on." in tested.stderr
+    status, _, err = main("train.py", "test", *TRAIN[1:], *other)
+    assert status == 0, err
+    assert "Tests on all of other.txt, which the checkpoint was not trained on." in err
     # And to write text the checkpoint needs neither.
-    sampled = call(REPO / "generate.py", "--checkpoint", runs[1], "--prompt=the", "--tokens=5", cwd=tmp_path)
-    assert sampled.returncode == 0, sampled.stderr
+    status, _, err = main("generate.py", "--checkpoint", runs[1], "--prompt=the", "--tokens=5")
+    assert status == 0, err
 
 
-def test_tokens_of_others_are_trained_on_where_they_lie(tmp_path):
+def test_tokens_of_others_are_trained_on_where_they_lie(main, tmp_path):
     """With the tokenizer of bytes: there is no network for another."""
     tokens = np.frombuffer(make_text(5_000), np.uint8).astype(np.uint16)
     tokens[:4000].tofile(tmp_path / "train.bin")
     tokens[4000:].tofile(tmp_path / "val.bin")
-    trained = call(*TRAIN, f"--data.corpus={tmp_path}", cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
+    status, _, err = main("train.py", "fit", *TRAIN, f"--data.corpus={tmp_path}")
+    assert status == 0, err
     tokens[7] = 300
     tokens[:4000].tofile(tmp_path / "train.bin")
-    refused = call(*TRAIN, f"--data.corpus={tmp_path}", cwd=tmp_path)
-    assert refused.returncode == 1
-    assert "train.bin has the token id 300, but the tokenizer has only 256 ids" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    status, _, err = main("train.py", "fit", *TRAIN, f"--data.corpus={tmp_path}")
+    assert status == 1
+    assert "train.bin has the token id 300, but the tokenizer has only 256 ids" in err
+    assert "Traceback" not in err

@@ -68,12 +68,13 @@ def test_the_learning_rate_follows_optimiser_steps_not_batches(finished):
     assert logged[59] == pytest.approx(2e-4, rel=0.02)
 
 
-def test_validate_and_test_look_at_a_checkpoint_and_leave_nothing_behind(finished, corpus_file):
+def test_validate_and_test_look_at_a_checkpoint_and_leave_nothing_behind(main, monkeypatch, finished, corpus_file):
+    monkeypatch.chdir(finished)
     before = sorted(finished.rglob("*"))
     for subcommand, figure in (("validate", "val/bits_per_byte"), ("test", "test/bits_per_byte")):
-        result = run("train.py", subcommand, *TINY, "--data.corpus", corpus_file, "--ckpt_path", "best", cwd=finished)
-        assert result.returncode == 0, result.stderr
-        assert figure in result.stdout
+        status, out, err = main("train.py", subcommand, *TINY, "--data.corpus", corpus_file, "--ckpt_path", "best")
+        assert status == 0, err
+        assert figure in out
     assert sorted(finished.rglob("*")) == before
 
 
@@ -117,10 +118,10 @@ def test_a_killed_run_resumes_bit_identically_in_the_same_tensorboard_run(
         assert ours[tag] == uninterrupted[tag], tag
 
 
-def test_resuming_with_nothing_to_resume_says_so(tmp_path, corpus_file):
-    result = run("train.py", "fit", *TINY, "--data.corpus", corpus_file, "--ckpt_path", "last", cwd=tmp_path)
-    assert result.returncode == 1
-    assert "nothing to resume" in result.stderr
+def test_resuming_with_nothing_to_resume_says_so(main, tmp_path, corpus_file):
+    status, _, err = main("train.py", "fit", *TINY, "--data.corpus", corpus_file, "--ckpt_path", "last")
+    assert status == 1
+    assert "nothing to resume" in err
     assert not (tmp_path / "runs").exists()
 
 

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from gpt_lightning.data.text import hf
 from gpt_lightning.data.text.blocks import BLOCK_BYTES, Fingerprint
 from gpt_lightning.data.text.corpora import Corpus, read_corpus
+from gpt_lightning.data.text.identity import DIGESTS, TextIdentity, identify
 from gpt_lightning.data.tokenizer import PUBLISHED, tokenizer_state
-from gpt_lightning.data.tokens.identity import DIGESTS, TextIdentity, identify
 from gpt_lightning.data.tokens.segments import CORPUS_CHANGED, SplitBlock, by_bytes, packs, segments
 from gpt_lightning.data.tokens.shards import PROGRESS, SPLITS, write_shards
 from gpt_lightning.data.tokens.token_sequence import Tokens, map_ids

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from gpt_lightning import make_once
-from gpt_lightning.data.text import corpora
+from gpt_lightning.data.text import corpora, identity
 from gpt_lightning.data.text.corpora import Corpus, find_corpus
 from gpt_lightning.data.tokenizer import encode_bytes, load_tokenizer
-from gpt_lightning.data.tokens import identity, segments, shards, token_files
+from gpt_lightning.data.tokens import segments, shards, token_files
 from gpt_lightning.data.tokens.token_files import open_token_files, prepare_token_files
 from gpt_lightning.data.tokens.token_sequence import Tokens
 from gpt_lightning.errors import UserError
