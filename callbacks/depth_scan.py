@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import lightning as L
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.tensorboard import add_picture, tensorboard
@@ -12,7 +11,7 @@ from callbacks.validation import ValidationCallback
 from gpt_lightning.data.token_label import token_label
 from gpt_lightning.errors import UserError
 from gpt_lightning.interpret.draw.cached_figures import Frames
-from gpt_lightning.interpret.draw.matrices import entropy_over_time, head_matrix
+from gpt_lightning.interpret.draw.matrices import entropy_of_records, head_matrix
 from gpt_lightning.interpret.judge.alarms import Alarm, what_is_wrong
 from gpt_lightning.interpret.metrics import METRICS, PICTURED
 from gpt_lightning.interpret.result import DepthScanResult
@@ -141,6 +140,4 @@ def write_pictures(
     """Write a matrix per metric, and the layers' entropy over time."""
     for name in PICTURED:
         add_picture(writer, f"depth_scan/{name}", head_matrix(result, name, frames), step)
-    steps = [scan["step"] for scan in history]
-    entropies = torch.tensor([[layer["normalized_entropy"] for layer in scan["layers"]] for scan in history])
-    add_picture(writer, "depth_scan/entropy_over_time", entropy_over_time(steps, entropies, frames), step)
+    add_picture(writer, "depth_scan/entropy_over_time", entropy_of_records(history, frames), step)

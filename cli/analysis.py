@@ -147,9 +147,7 @@ def drawings(
         add("comparison.png", "comparison", plots.compare_figure, scan, comparison.scan, names)
     if history:
         records = [*history, scan.record()]
-        steps = [record["step"] for record in records]
-        entropy_SL = torch.tensor([[layer["normalized_entropy"] for layer in record["layers"]] for record in records])
-        add("entropy_over_time.png", "entropy over time", matrices.entropy_over_time, steps, entropy_SL)
+        add("entropy_over_time.png", "entropy over time", matrices.entropy_of_records, records)
     of_note = galleries.panels_of_note(scan, maps)
     add("attention/heads_of_note.png", "heads of note", galleries.head_gallery, of_note, labels, galleries.NOTE_TITLE)
     if result.ablation is not None:

@@ -7,10 +7,11 @@ Shapes: L layers, H heads, S scans over time.
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import Normalize
@@ -79,6 +80,12 @@ def overview(result: DepthScanResult) -> Figure:
         box = (i % columns * width, key_height + (rows - 1 - i // columns) * height, width, height)
         draw_matrix(figure, box, result, metric, metric_norm(metric, result))
     return figure
+
+
+def entropy_of_records(records: Sequence[Mapping], frames: Frames = new_frame) -> Drawn:
+    """`entropy_over_time` of the scans of a run, given as `DepthScanResult.record`, oldest first."""
+    entropy_SL = torch.tensor([[layer["normalized_entropy"] for layer in record["layers"]] for record in records])
+    return entropy_over_time([record["step"] for record in records], entropy_SL, frames)
 
 
 def entropy_over_time(steps: Sequence[int], normalized_entropy_SL: Tensor, frames: Frames = new_frame) -> Drawn:
